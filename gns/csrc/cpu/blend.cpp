@@ -1,0 +1,307 @@
+// Blending the splats of every tile, near to far, and its backward pass, a block of pixels at a time.
+#include "frame.h"
+#include "kernels.h"
+#include "shape.h"
+#include "simd.h"
+#include "threads.h"
+
+namespace gns::GNS_ISA {
+namespace {
+
+// Pixel centres of a block, relative to its corner, lane by lane.
+template <class T> struct PixelOffsets {
+  alignas(64) T x[Shape<T>::lanes], y[Shape<T>::lanes];
+  constexpr PixelOffsets() : x(), y() {
+    for (int k = 0; k < Shape<T>::lanes; ++k) {
+      x[k] = T(k % Shape<T>::block_width) + T(0.5);
+      y[k] = T(k / Shape<T>::block_width) + T(0.5);
+    }
+  }
+};
+template <class T> constexpr PixelOffsets<T> kPixelOffsets{};
+
+// One tile: where it lies and which of its blocks hold pixels of the image.
+template <class T> struct TileView {
+  using S = Shape<T>;
+  int x, y, width, height;  // corner; how much of the tile lies inside the image
+  uint64_t inside;
+
+  TileView(const Frame<T>& frame, int tile) {
+    x = tile % frame.tiles_x * kTile;
+    y = tile / frame.tiles_x * kTile;
+    width = frame.camera.width - x < kTile ? frame.camera.width - x : kTile;
+    height = frame.camera.height - y < kTile ? frame.camera.height - y : kTile;
+    inside = 0;
+    for (int s = 0; s < S::strips; ++s)
+      for (int r = 0; r < S::rows; ++r)
+        if (s * S::block_width < width && r * S::block_height < height) inside |= uint64_t(1) << (s * S::rows + r);
+  }
+
+  // Calls body(block-ordered index of the first pixel, row in the tile, column in the tile, pixels) for each run of
+  // neighbouring pixels of one row of one block that lies inside the image.
+  template <class Body> GNS_INLINE void each_run(Body body) const {
+    for (int s = 0; s < S::strips; ++s) {
+      const int column = s * S::block_width;
+      const int pixels = width - column < S::block_width ? width - column : S::block_width;
+      if (pixels <= 0) break;
+      for (int row = 0; row < height; ++row)
+        body((s * S::rows + row / S::block_height) * S::lanes + row % S::block_height * S::block_width, row, column,
+             pixels);
+    }
+  }
+};
+
+// What of one Gaussian stays the same down a strip: the exponent is (u + (v + qc·dy)·dy).
+template <class T> struct Column {
+  Vec<T> dx, u, v;
+  GNS_INLINE Column(const Splat<T>& splat, T strip_x) {
+    dx = Vec<T>(splat.x - strip_x) - Vec<T>::load(kPixelOffsets<T>.x);
+    u = fma(Vec<T>(splat.qa) * dx, dx, Vec<T>(splat.ql));
+    v = Vec<T>(splat.qb) * dx;
+  }
+};
+
+// One Gaussian on one block, given the transmittance in front of it: the same instructions forwards and backwards.
+template <class T> struct Contribution {
+  Vec<T> density;  // o·exp(power), not capped
+  Vec<T> alpha, next;
+  Mask<T> drawn, kept;
+  GNS_INLINE Contribution(const Column<T>& column, Vec<T> qc, Vec<T> dy, Vec<T> transmittance) {
+    const Vec<T> power = fma(fma(qc, dy, column.v), dy, column.u);
+    drawn = power >= Vec<T>(T(kLog2MinAlpha));
+    density = exp2(power);
+    alpha = min(density, Vec<T>(T(kMaxAlpha)));
+    next = fnma(alpha, transmittance, transmittance);
+    kept = drawn & (next >= Vec<T>(T(kMinTransmittance)));  // a stopped pixel's transmittance is negative, so is `next`
+  }
+  // The pixel's new transmittance; its sign falls when this Gaussian would bring it too low, and stays down.
+  GNS_INLINE Vec<T> advance(Vec<T> transmittance) const {
+    return select(kept, next, select(drawn, negative_abs(transmittance), transmittance));
+  }
+};
+
+template <class T> GNS_INLINE bool all_stopped(Vec<T> transmittance) {
+  constexpr unsigned full = (1u << Shape<T>::lanes) - 1;
+  return bits(transmittance < Vec<T>(T(0))) == full;
+}
+
+template <class T> GNS_INLINE T sum_of_lanes(Vec<T> a) {
+  T lanes[Vec<T>::width];
+  a.store(lanes);
+  for (int half = Vec<T>::width / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+template <class T> GNS_INLINE void prefetch_splat(const Frame<T>& frame, uint32_t i, uint32_t end) {
+  constexpr uint32_t ahead = 6;
+  if (i + ahead < end) __builtin_prefetch(&frame.splats[frame.list[i + ahead].gaussian]);
+}
+
+// Pixels start at transmittance 1; those outside the image have stopped before they start.
+template <class T> void begin_transmittance(const TileView<T>& view, T* transmittance) {
+  for (int i = 0; i < kPixels; ++i) transmittance[i] = T(-1);
+  view.each_run([&](int pixel, int, int, int pixels) {
+    for (int k = 0; k < pixels; ++k) transmittance[pixel + k] = T(1);
+  });
+}
+
+template <class T, bool kColour, bool kScore>
+void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alpha, const T* edges) {
+  using V = Vec<T>;
+  using S = Shape<T>;
+  const TileView<T> view(frame, tile);
+  const uint32_t begin = frame.tile_begin[tile], end = frame.tile_begin[tile + 1];
+  const size_t stride = frame.camera.width, plane = stride * frame.camera.height;
+  alignas(64) T colour[3][kPixels];
+  alignas(64) T edge[kPixels];
+  T* transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
+  begin_transmittance(view, transmittance);
+  if constexpr (kColour) __builtin_memset(colour, 0, sizeof colour);
+  if constexpr (kScore) {
+    __builtin_memset(edge, 0, sizeof edge);
+    view.each_run([&](int pixel, int row, int column, int pixels) {
+      for (int k = 0; k < pixels; ++k) edge[pixel + k] = edges[(view.y + row) * stride + view.x + column + k];
+    });
+  }
+
+  uint64_t alive = view.inside;
+  const V lane_y = V::load(kPixelOffsets<T>.y);
+  uint32_t i = begin;
+  for (; i < end && alive; ++i) {
+    prefetch_splat(frame, i, end);
+    const Instance instance = frame.list[i];
+    const uint64_t live = instance.blocks & alive;
+    const Splat<T>& splat = frame.splats[instance.gaussian];
+    const V qc(splat.qc), top = V(splat.y - T(view.y)) - lane_y;
+    V score(T(0));
+    for (int s = 0; s < S::strips; ++s) {
+      constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
+      uint64_t rows = live >> (s * S::rows) & strip_bits;
+      if (!rows) continue;
+      const Column<T> column(splat, T(view.x + s * S::block_width));
+      for (; rows; rows &= rows - 1) {
+        const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
+        const V dy = top - V(T(row * S::block_height));
+        const V t = V::load(transmittance + pixel);
+        const Contribution<T> c(column, qc, dy, t);
+        const V weight = zero_unless(c.kept, c.alpha * t);
+        if constexpr (kColour) {
+          fma(weight, V(splat.red), V::load(colour[0] + pixel)).store(colour[0] + pixel);
+          fma(weight, V(splat.green), V::load(colour[1] + pixel)).store(colour[1] + pixel);
+          fma(weight, V(splat.blue), V::load(colour[2] + pixel)).store(colour[2] + pixel);
+        }
+        if constexpr (kScore) score = fma(weight, V::load(edge + pixel), score);
+        const V after = c.advance(t);
+        after.store(transmittance + pixel);
+        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) alive &= ~(uint64_t(1) << block);
+      }
+    }
+    if constexpr (kScore) frame.scores[instance.slot] = sum_of_lanes(score);
+  }
+  if constexpr (kScore)
+    for (; i < end; ++i) frame.scores[frame.list[i].slot] = T(0);
+
+  auto left = [&](int pixel) { return transmittance[pixel] < 0 ? -transmittance[pixel] : transmittance[pixel]; };
+  if constexpr (kColour) {
+    view.each_run([&](int pixel, int row, int column, int pixels) {
+      for (int channel = 0; channel < 3; ++channel) {
+        T* out = image + channel * plane + (view.y + row) * stride + view.x + column;
+        for (int k = 0; k < pixels; ++k)
+          out[k] = colour[channel][pixel + k] + left(pixel + k) * background[channel];
+      }
+    });
+  }
+  if (alpha) {
+    view.each_run([&](int pixel, int row, int column, int pixels) {
+      T* out = alpha + (view.y + row) * stride + view.x + column;
+      for (int k = 0; k < pixels; ++k) out[k] = T(1) - left(pixel + k);
+    });
+  }
+}
+
+// Front to back, as the forward pass went, so that no division has to recover the transmittance. Per pixel one scalar is
+// carried: what of g·(final colour) still lies behind, g being ∂L/∂colour. Then ∂L/∂α = T·(g·c) − behind/(1 − α).
+//
+// With t = Σ₂⁻¹(mean − pixel) and h = o·G·∂L/∂α (straight through the 0.99 cap) an instance's packet is
+// (Σ ∂L/∂colour: 3, Σh, Σh·t: 2, Σ|h·t|: 2, Σh·t₁², Σh·t₁t₂, Σh·t₂², 0): ∂L/∂mean = −Σh·t, ∂L/∂Σ₂ = ½ Σh·ttᵀ.
+template <class T>
+void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* image_gradient, const T* alpha_gradient) {
+  using V = Vec<T>;
+  using S = Shape<T>;
+  const TileView<T> view(frame, tile);
+  const uint32_t begin = frame.tile_begin[tile], end = frame.tile_begin[tile + 1];
+  const size_t stride = frame.camera.width, plane = stride * frame.camera.height;
+  alignas(64) T transmittance[kPixels], gradient[3][kPixels] = {}, behind[kPixels] = {};
+  begin_transmittance(view, transmittance);
+  const T* final_transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
+  view.each_run([&](int pixel, int row, int column, int pixels) {
+    const size_t at = (view.y + row) * stride + view.x + column;
+    for (int k = 0; k < pixels; ++k) {
+      T sum = 0;
+      for (int channel = 0; channel < 3; ++channel) {
+        const T g = image_gradient[channel * plane + at + k];
+        gradient[channel][pixel + k] = g;
+        sum += g * image[channel * plane + at + k];
+      }
+      if (alpha_gradient) {  // alpha = 1 − T_final, which every contributor scales like the background
+        const T left = final_transmittance[pixel + k];
+        sum -= alpha_gradient[at + k] * (left < 0 ? -left : left);
+      }
+      behind[pixel + k] = sum;
+    }
+  });
+
+  uint64_t alive = view.inside;
+  const V lane_y = V::load(kPixelOffsets<T>.y);
+  T* packets = frame.packets.get();
+  uint32_t i = begin;
+  for (; i < end && alive; ++i) {
+    prefetch_splat(frame, i, end);
+    const Instance instance = frame.list[i];
+    const uint64_t live = instance.blocks & alive;
+    const Splat<T>& splat = frame.splats[instance.gaussian];
+    const V qc(splat.qc), top = V(splat.y - T(view.y)) - lane_y;
+    const V zero(T(0));
+    V red = zero, green = zero, blue = zero, h_sum = zero, x_sum = zero, y_sum = zero, x_abs = zero, y_abs = zero;
+    V xx = zero, xy = zero, yy = zero;
+    for (int s = 0; s < S::strips; ++s) {
+      constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
+      uint64_t rows = live >> (s * S::rows) & strip_bits;
+      if (!rows) continue;
+      const Column<T> column(splat, T(view.x + s * S::block_width));
+      const V a_dx = V(splat.conic_a) * column.dx, b_dx = V(splat.conic_b) * column.dx;
+      for (; rows; rows &= rows - 1) {
+        const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
+        const V dy = top - V(T(row * S::block_height));
+        const V t = V::load(transmittance + pixel);
+        const Contribution<T> c(column, qc, dy, t);
+        const V weight = zero_unless(c.kept, c.alpha * t);
+        const V g_red = V::load(gradient[0] + pixel), g_green = V::load(gradient[1] + pixel),
+                g_blue = V::load(gradient[2] + pixel);
+        const V along = fma(g_red, V(splat.red), fma(g_green, V(splat.green), g_blue * V(splat.blue)));
+        const V rest = fnma(weight, along, V::load(behind + pixel));
+        rest.store(behind + pixel);
+        const V alpha_grad = fnma(rest, reciprocal(V(T(1)) - c.alpha), t * along);
+        const V h = zero_unless(c.kept, c.density * alpha_grad);
+        const V t1 = fma(V(splat.conic_b), dy, a_dx), t2 = fma(V(splat.conic_c), dy, b_dx);
+        const V hx = h * t1, hy = h * t2;
+        red = fma(weight, g_red, red);
+        green = fma(weight, g_green, green);
+        blue = fma(weight, g_blue, blue);
+        h_sum += h;
+        x_sum += hx;
+        y_sum += hy;
+        x_abs += abs(hx);
+        y_abs += abs(hy);
+        xx = fma(hx, t1, xx);
+        xy = fma(hx, t2, xy);
+        yy = fma(hy, t2, yy);
+        const V after = c.advance(t);
+        after.store(transmittance + pixel);
+        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) alive &= ~(uint64_t(1) << block);
+      }
+    }
+    const V sums[12] = {red, green, blue, h_sum, x_sum, y_sum, x_abs, y_abs, xx, xy, yy, zero};
+    sum_lanes<T>(sums, packets + size_t(instance.slot) * kPacket);
+  }
+  for (; i < end; ++i) __builtin_memset(packets + size_t(frame.list[i].slot) * kPacket, 0, kPacket * sizeof(T));
+}
+
+}  // namespace
+
+template <class T>
+void blend(Frame<T>& frame, const T* background, T* image, T* alpha, const T* edges, T* importance) {
+  const int tiles = frame.tiles_x * frame.tiles_y;
+  frame.transmittance.ensure(size_t(tiles) * kPixels);
+  if (importance) frame.scores.ensure(frame.instances);
+  parallel_for(tiles, [&](int tile) {
+    if (image && importance) return blend_tile<T, true, true>(frame, tile, background, image, alpha, edges);
+    if (importance) return blend_tile<T, false, true>(frame, tile, background, image, alpha, edges);
+    return blend_tile<T, true, false>(frame, tile, background, image, alpha, edges);
+  });
+  if (!importance) return;
+  parallel_for((frame.count + kGroup - 1) / kGroup, [&](int group) {
+    const int first = group * kGroup, last = first + kGroup < frame.count ? first + kGroup : frame.count;
+    for (int i = first; i < last; ++i) {
+      T sum = 0;
+      for (uint32_t s = 0; s < frame.slot_count[i]; ++s) sum += frame.scores[size_t(frame.slot_begin[i]) + s];
+      importance[i] = sum;
+    }
+  });
+}
+
+template <class T>
+void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, const T* alpha_gradient) {
+  frame.packets.ensure(frame.instances * kPacket);
+  parallel_for(frame.tiles_x * frame.tiles_y,
+               [&](int tile) { blend_tile_backward(frame, tile, image, image_gradient, alpha_gradient); });
+}
+
+#define GNS_INSTANTIATE(T)                                                              \
+  template void blend<T>(Frame<T>&, const T*, T*, T*, const T*, T*);                    \
+  template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*);
+GNS_INSTANTIATE(float)
+GNS_INSTANTIATE(double)
+
+}  // namespace gns::GNS_ISA

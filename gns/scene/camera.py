@@ -1,0 +1,55 @@
+"""A pinhole camera: geometry only, no pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera in COLMAP's axes: x right, y down, z forward.
+
+    A world point X is seen at u = fx·x/z + cx, v = fy·y/z + cy, where (x, y, z) = R X + t. Pixel (column i, row j) is
+    sampled at its centre (i + 0.5, j + 0.5).
+    """
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    world_to_camera: npt.NDArray[np.float64]  # [4, 4], rigid
+    name: str
+
+    @property
+    def rotation(self) -> npt.NDArray[np.float64]:
+        """R of x = R X + t, [3, 3]."""
+        return self.world_to_camera[:3, :3]
+
+    @property
+    def translation(self) -> npt.NDArray[np.float64]:
+        """t of x = R X + t, [3]."""
+        return self.world_to_camera[:3, 3]
+
+    @property
+    def center(self) -> npt.NDArray[np.float64]:
+        """Position in the world, [3]."""
+        center: npt.NDArray[np.float64] = -self.rotation.T @ self.translation
+        return center
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same camera for an image resampled to `width` × `height`; intrinsics scale per axis."""
+        sx, sy = width / self.width, height / self.height
+        return replace(
+            self,
+            width=width,
+            height=height,
+            fx=self.fx * sx,
+            fy=self.fy * sy,
+            cx=self.cx * sx,
+            cy=self.cy * sy,
+        )

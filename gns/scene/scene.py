@@ -1,0 +1,58 @@
+"""What a reader returns: views to learn from, views held out, and points to start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from gns.scene.camera import Camera
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A camera and the photo it took."""
+
+    camera: Camera
+    image: Tensor  # uint8 [H, W, 3], CPU
+    mask: Tensor | None = None  # bool [H, W]; False pixels give no loss
+
+    @cached_property
+    def _edge_levels(self) -> Tensor:
+        grey = Image.fromarray(self.image.numpy()).convert("L").filter(ImageFilter.FIND_EDGES)
+        return torch.from_numpy(np.array(grey))
+
+    @property
+    def edges(self) -> Tensor:
+        """Edge strength in [0, 1], float32 [H, W]: FIND_EDGES of the grey image, min-max normalised over the view.
+
+        The 3×3 filter runs once; it is kept as uint8, a quarter of the float map.
+        """
+        levels = self._edge_levels.float()
+        low, high = levels.min(), levels.max()
+        return (levels - low) / (high - low).clamp(min=1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class PointCloud:
+    """Coloured points in the world."""
+
+    positions: npt.NDArray[np.float64]  # [P, 3]
+    colors: npt.NDArray[np.uint8]  # [P, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Everything a run learns from. Lists are sorted by image name."""
+
+    name: str
+    train: list[View]
+    test: list[View]
+    points: PointCloud
+    extent: float  # 1.1 × the largest distance of a training camera centre to their mean, in world units
+    background: tuple[float, float, float]  # RGB in [0, 1]

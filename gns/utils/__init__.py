@@ -1,0 +1,1 @@
+"""Pure functions, one subject a module; nothing here imports from gns except its errors."""
