@@ -31,7 +31,12 @@ template <class T, int N> using In = Array<const T, N>;
 template <class T, int N> using MaybeIn = std::optional<In<T, N>>;
 template <class T, int N> using MaybeOut = std::optional<Array<T, N>>;
 
-template <class A> auto pointer(const std::optional<A>& array) { return array ? array->data() : nullptr; }
+// Null where no array was given. An array without elements has no address either: it gets one, so as to count as given.
+template <class A> auto pointer(const std::optional<A>& array) -> decltype(array->data()) {
+  static std::remove_const_t<typename A::Scalar> nothing;
+  if (!array) return nullptr;
+  return array->data() ? array->data() : &nothing;
+}
 
 void require(bool condition, const char* message) {
   if (!condition) throw nb::value_error(message);
@@ -133,7 +138,10 @@ template <class T> class Rendering {
   size_t instances() const { return frame_->instances; }
   size_t bytes() const { return frame_->bytes(); }
 
-  // Registers of pixels that the blending loops may visit, and lanes in each.
+  // (pixel, Gaussian) pairs that contribute; slow, for benchmarks.
+  size_t pairs() const { return kernels<T>().count_pairs(*frame_); }
+
+  // Registers of pixels that the blending loops may visit; `lanes()` pixels in each.
   size_t blocks() const {
     size_t sum = 0;
     for (size_t i = 0; i < frame_->instances; ++i) sum += __builtin_popcountll(frame_->list[i].blocks);
@@ -214,6 +222,7 @@ template <class T> void bind(nb::module_& m, const char* name) {
       .def_prop_ro("visible", &Rendering<T>::visible)
       .def_prop_ro("instances", &Rendering<T>::instances)
       .def_prop_ro("blocks", &Rendering<T>::blocks)
+      .def_prop_ro("pairs", &Rendering<T>::pairs)
       .def_prop_ro("bytes", &Rendering<T>::bytes);
 
   m.def(
@@ -273,6 +282,8 @@ NB_MODULE(gns_native, m) {
   });
   m.def("instruction_set", [] { return std::string(instruction_set().name); });
   m.def("lanes", [] { return instruction_set().lanes; });
+  m.def("multiply_adds", [](int64_t rounds) { return instruction_set().multiply_adds(rounds); }, "rounds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("use_instruction_set", [](const std::string& name) {
     if (!use_instruction_set(name.c_str())) throw nb::value_error(("no such instruction set here: " + name).c_str());
   });

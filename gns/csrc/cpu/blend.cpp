@@ -180,6 +180,30 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   }
 }
 
+// How many (pixel, Gaussian) pairs contribute in one tile: what the blending loops' time is measured against.
+template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
+  using V = Vec<T>;
+  using S = Shape<T>;
+  const TileView<T> view(frame, tile);
+  alignas(64) T transmittance[kPixels];
+  begin_transmittance(view, transmittance);
+  const V lane_y = V::load(kPixelOffsets<T>.y);
+  size_t pairs = 0;
+  for (uint32_t i = frame.tile_begin[tile]; i < frame.tile_begin[tile + 1]; ++i) {
+    const Splat<T>& splat = frame.splats[frame.list[i].gaussian];
+    const V top = V(splat.y - T(view.y)) - lane_y;
+    for (uint64_t rest = frame.list[i].blocks & view.inside; rest; rest &= rest - 1) {
+      const int block = __builtin_ctzll(rest), pixel = block * S::lanes;
+      const Column<T> column(splat, T(view.x + block / S::rows * S::block_width));
+      const V dy = top - V(T(block % S::rows * S::block_height)), t = V::load(transmittance + pixel);
+      const Contribution<T> c(column, V(splat.qc), dy, t);
+      pairs += __builtin_popcount(bits(c.kept));
+      c.advance(t).store(transmittance + pixel);
+    }
+  }
+  return pairs;
+}
+
 // Front to back, as the forward pass went, so that no division has to recover the transmittance. Per pixel one scalar is
 // carried: what of g·(final colour) still lies behind, g being ∂L/∂colour. Then ∂L/∂α = T·(g·c) − behind/(1 − α).
 //
@@ -298,8 +322,15 @@ void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, co
                [&](int tile) { blend_tile_backward(frame, tile, image, image_gradient, alpha_gradient); });
 }
 
+template <class T> size_t count_pairs(const Frame<T>& frame) {
+  size_t pairs = 0;
+  for (int tile = 0; tile < frame.tiles_x * frame.tiles_y; ++tile) pairs += count_tile_pairs(frame, tile);
+  return pairs;
+}
+
 #define GNS_INSTANTIATE(T)                                                              \
   template void blend<T>(Frame<T>&, const T*, T*, T*, const T*, T*);                    \
+  template size_t count_pairs<T>(const Frame<T>&);                                      \
   template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)

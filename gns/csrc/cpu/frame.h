@@ -158,6 +158,7 @@ template <class T> struct Kernels {
   // image [3][H][W] or null, alpha [H][W] or null, edges [H][W] or null with scores [N]
   void (*blend)(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
   void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient);
+  size_t (*count_pairs)(const Frame<T>&);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(Workspace<T>&, int width, int height, const T* image, const uint8_t* target,
                              const uint8_t* mask, T* gradient);
@@ -168,6 +169,7 @@ struct InstructionSet {
   Kernels<float> single;
   Kernels<double> twofold;
   void (*adam)(const AdamTensor*, int tensors);
+  double (*multiply_adds)(int64_t rounds);
 };
 
 template <class T> void sort_by_depth(Frame<T>& frame);

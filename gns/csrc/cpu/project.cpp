@@ -31,8 +31,12 @@ GNS_INLINE Vec3<Vec<T>> view_direction(const PinholeCamera<T>& camera, const Vec
   return {x * inverse, y * inverse, z * inverse};
 }
 
+// A comparison that NaN and the infinities fail, and anything a picture could be made of passes.
+template <class T> GNS_INLINE Mask<T> finite(Vec<T> x) { return abs(x) < Vec<T>(sizeof(T) == 4 ? T(1e37) : T(1e300)); }
+
+// Returns whether all coefficients were finite.
 template <class T>
-GNS_INLINE void evaluate_colour(const Parameters<T>& in, const PinholeCamera<T>& camera, const Vec3<Vec<T>>& mean, int i,
+GNS_INLINE Mask<T> evaluate_colour(const Parameters<T>& in, const PinholeCamera<T>& camera, const Vec3<Vec<T>>& mean, int i,
                                 int lanes, Vec<T> (&colour)[3]) {
   const size_t n = in.count;
   for (int c = 0; c < 3; ++c)
@@ -46,7 +50,9 @@ GNS_INLINE void evaluate_colour(const Parameters<T>& in, const PinholeCamera<T>&
       for (int c = 0; c < 3; ++c)
         colour[c] = fma(basis[k], load_first(in.sh_rest + (3 * k + c) * n + i, lanes), colour[c]);
   }
-  for (auto& channel : colour) channel = max(Vec<T>(T(0)), channel);
+  const Mask<T> usable = finite(colour[0]) & finite(colour[1]) & finite(colour[2]);
+  for (auto& channel : colour) channel = max(channel, Vec<T>(T(0)));
+  return usable;
 }
 
 }  // namespace
@@ -72,7 +78,8 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
       const int lanes = last - i < W ? last - i : W;
       const Inputs<T> raw = load_geometry(in, i, lanes);
       const Projection<V> p = gns::project<V, T>(camera, raw.mean, raw.log_scale, raw.quat);
-      const Opacity<V> opacity = activate_opacity(load_first(in.logits + i, lanes), T(0));
+      const V logit = load_first(in.logits + i, lanes);
+      const Opacity<V> opacity = activate_opacity(logit, T(0));
 
       // Level of the α = 1/255 ellipse, dᵀΣ₂⁻¹d = 2 ln(255·o).
       const V level = V(T(2 * kLn2)) * (opacity.log2_value - V(T(kLog2MinAlpha)));
@@ -82,17 +89,14 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
       const V y0 = max(ceil(p.v - half_y - half), V(T(0))), y1 = min(floor(p.v + half_y - half), big_y - V(T(1)));
 
       // A chain of comparisons that are all false for NaN: a Gaussian with a broken parameter is simply not drawn.
-      const V largest(sizeof(T) == 4 ? T(1e37) : T(1e300));
-      Mask<T> drawn = (p.view.z > V(T(kNear))) & (p.view.z < largest) & (p.determinant > V(T(0))) &
-                      (p.determinant < largest) & (p.a < largest) & (p.c < largest) & (level >= V(T(0))) &
-                      (abs(p.u) < largest) & (abs(p.v) < largest) & (x0 <= x1) & (y0 <= y1);
+      Mask<T> drawn = (p.view.z > V(T(kNear))) & finite(p.view.z) & finite(p.u) & finite(p.v) &
+                      (p.determinant > V(T(0))) & finite(p.determinant) & finite(p.a) & finite(p.c) &
+                      (level >= V(T(0))) & finite(logit) & (x0 <= x1) & (y0 <= y1);
+      for (const V& log_scale : raw.log_scale) drawn = drawn & finite(log_scale);
 
-      unsigned drawn_lanes = bits(drawn) & ((lanes < 32 ? 1u << lanes : 0u) - 1u);
       V colour[3] = {V(T(0)), V(T(0)), V(T(0))};
-      if (drawn_lanes && with_colour) {
-        evaluate_colour(in, camera, raw.mean, i, lanes, colour);
-        drawn_lanes &= bits((colour[0] < largest) & (colour[1] < largest) & (colour[2] < largest));
-      }
+      if (any(drawn) && with_colour) drawn = drawn & evaluate_colour(in, camera, raw.mean, i, lanes, colour);
+      const unsigned drawn_lanes = bits(drawn) & ((1u << lanes) - 1u);
       if (radii) {
         const V middle = half * (p.a + p.c), spread = half * (p.a - p.c);
         const V widest = middle + sqrt(fma(spread, spread, p.b * p.b));
@@ -163,6 +167,11 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
   frame.visible = visible;
 }
 
+// Asks for the cache lines of Gaussians i.. in every plane: too many streams for the hardware to foresee.
+template <class T> GNS_INLINE void prefetch_planes(const T* planes, int count, size_t n, int i) {
+  for (int k = 0; k < count; ++k) __builtin_prefetch(planes + k * n + i);
+}
+
 template <class T>
 void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<T>& out) {
   using V = Vec<T>;
@@ -170,12 +179,17 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
   const PinholeCamera<T>& camera = frame.camera;
   const size_t n = in.count;
   const int groups = (in.count + kGroup - 1) / kGroup;
+  const int rest_planes = 3 * ((in.sh_degree + 1) * (in.sh_degree + 1) - 1);
   const T scale_x = T(0.5) * T(camera.width), scale_y = T(0.5) * T(camera.height);
 
   parallel_for(groups, [&](int group) {
     const int first = group * kGroup, last = first + kGroup < in.count ? first + kGroup : in.count;
     for (int i = first; i < last; i += W) {
       const int lanes = last - i < W ? last - i : W;
+      if (i + W < last) {
+        prefetch_planes(in.sh_rest, rest_planes, n, i + W);
+        prefetch_planes(out.sh_rest, rest_planes, n, i + W);
+      }
       // Sums over each Gaussian's instances, near tile to far, always in the same order.
       T sums[kPacket][W] = {};
       bool any_drawn = false;
