@@ -1,0 +1,83 @@
+"""Reading scenes: one module a format, each with `LOOKS_FOR`, `matches(path)` and `read(path, options)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gns.errors import UserError
+from gns.scene.initialisation import random_points
+from gns.scene.readers import blender, colmap, nerfstudio
+from gns.scene.readers.frames import Capture, Frame, SceneOptions
+from gns.scene.readers.views import load_views
+from gns.scene.scene import PointCloud, Scene, View
+
+__all__ = ["SceneOptions", "read_scene"]
+
+READERS = (colmap, blender, nerfstudio)  # the first that matches reads
+
+HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it are held out
+
+
+def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None] = print) -> Scene:
+    """The scene in the folder `source`, whatever its format; `report` is told in a line what was read.
+
+    Alpha channels are composed on the background and give no mask: what was transparent is learned as background.
+    Raises UserError where the folder is not recognised, or anything in it is missing, damaged or unsupported.
+    """
+    if not source.is_dir():
+        raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
+    reader = next((reader for reader in READERS if reader.matches(source)), None)
+    if reader is None:
+        wanted = "; ".join(reader.LOOKS_FOR for reader in READERS)
+        raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
+
+    capture = reader.read(source, options)
+    train_frames, test_frames = _split(capture, options, source)
+    views = load_views([*train_frames, *test_frames], options, report)
+    train, test = views[: len(train_frames)], views[len(train_frames) :]
+    points = capture.points
+    if points is None:
+        points = random_points(train, options.seed)
+        report(f"no 3D points: {len(points.positions)} random ones inside the camera frustums")
+    return Scene(
+        name=source.resolve().name,
+        train=train,
+        test=test,
+        points=points,
+        extent=scene_extent(train, points),
+        background=(1.0, 1.0, 1.0) if options.white_background else (0.0, 0.0, 0.0),
+    )
+
+
+def scene_extent(train: list[View], points: PointCloud) -> float:
+    """1.1 × the largest distance of a training camera centre to their mean, in world units.
+
+    Learning rates are proportional to it, so it must not vanish. Where all cameras stand at one place (a single photo,
+    a panorama) it is the median distance from there to the points, as when one walks round a subject at that distance.
+    """
+    centers = np.stack([view.camera.center for view in train])
+    middle = centers.mean(axis=0)
+    radius = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
+    to_points = float(np.median(np.linalg.norm(points.positions - middle, axis=1)))
+    if radius > 1e-6 * to_points:
+        return radius
+    return to_points if to_points > 0 else 1.0
+
+
+def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
+    """Training and test frames, each sorted by name."""
+    train, test = _sorted(capture.train), _sorted(capture.test or [])
+    if not options.eval:
+        return _sorted([*train, *test]), []
+    if capture.test is None:
+        train, test = [frame for i, frame in enumerate(train) if i % HOLD_EVERY], train[::HOLD_EVERY]
+    if not train:
+        raise UserError(f"{source} has a single photo and --eval holds it out: add photos or switch --eval off")
+    return train, test
+
+
+def _sorted(frames: list[Frame]) -> list[Frame]:
+    return sorted(frames, key=lambda frame: frame.name)

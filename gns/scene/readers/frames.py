@@ -1,0 +1,93 @@
+"""What a reader knows of a photo before it is decoded, and the checks that all readers share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gns.errors import UserError
+from gns.scene.scene import PointCloud
+from gns.utils.undistortion import Lens
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How the user wants a scene read."""
+
+    images: str = "images"  # the folder of the photos, inside the scene's
+    resolution: int = -1  # see gns.utils.images.target_size
+    eval: bool = True  # hold out test photos
+    white_background: bool = False  # else black; alpha channels are composed on it
+    seed: int = 0  # of the initial points of a scene that has none
+
+    @property
+    def background_level(self) -> int:
+        """The background's grey level, 0 or 255."""
+        return 255 if self.white_background else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A photo on disk and the camera that took it."""
+
+    name: str  # unique in the scene; '/' separates sub-folders
+    image_path: Path
+    mask_path: Path | None
+    lens: Lens
+    world_to_camera: npt.NDArray[np.float64]  # [4, 4], rigid, COLMAP's axes
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """What a reader returns."""
+
+    train: list[Frame]
+    test: list[Frame] | None = None  # None: the format has no split of its own
+    points: PointCloud | None = None  # None: the format has no 3D points, or not one
+
+
+def check_frames(frames: Sequence[Frame], source: Path) -> None:
+    """Refuse no frames at all, two of one name, a pose that is not finite, a photo that is not there.
+
+    `source` is the file or folder that lists them. Raises UserError.
+    """
+    if not frames:
+        raise UserError(f"{source} lists no photos: nothing to learn from")
+    name, times = Counter(frame.name for frame in frames).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{source} lists the photo {name} {times} times: keep one of them")
+    for frame in frames:
+        if not np.isfinite(frame.world_to_camera).all():
+            raise UserError(
+                f"{source} gives the photo {frame.name} a pose that is not finite: remove it or register it again"
+            )
+    missing = [frame.image_path for frame in frames if not frame.image_path.is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"the photo {missing[0]}{others}, listed in {source}, does not exist: restore it or remove its entry"
+        )
+
+
+def check_points(points: PointCloud, source: Path) -> PointCloud | None:
+    """`points`, or None where there are none. Raises UserError where a position is not finite."""
+    if len(points.positions) == 0:
+        return None
+    bad = int((~np.isfinite(points.positions)).any(axis=1).sum())
+    if bad:
+        raise UserError(f"{source} holds {bad} points that are not finite: remove them or reconstruct again")
+    return points
+
+
+def find_mask(folder: Path, name: str) -> Path | None:
+    """The mask of the photo `name`, or None.
+
+    For `a/b.jpg`, in this order: `a/b.jpg.png` (as COLMAP has it), `a/b.png`, `a/b.jpg`.
+    """
+    candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name)
+    return next((path for path in candidates if path.is_file()), None)
