@@ -1,0 +1,330 @@
+"""The options of every command: frozen dataclasses ↔ command line ↔ config.json.
+
+A field is declared once, with its default, help and checks; `gns.utils.option_table` derives the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from gns import __version__
+from gns.errors import UserError
+from gns.utils.option_table import build, check, flag, from_json, given_options, option, option_of, to_json
+from gns.utils.quantities import format_count, parse_count, parse_size
+
+CONFIG_FILE = "config.json"
+CONFIG_FORMAT = 1  # raise it when a field is added, removed or changes its meaning
+SMALLEST_BUDGET = 100
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """A budget given as the size of the model file, in bytes."""
+
+    size: int
+
+
+def _budget(text: str) -> int | FileSize:
+    size = parse_size(text)
+    return parse_count(text) if size is None else FileSize(size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneConfig:
+    """What a scene is read with: the options that 3DGS writes to `cfg_args`."""
+
+    source_path: Path = field(
+        metadata=option("folder of the scene", group="scene", short="-s", metavar="SCENE", changeable=True)
+    )
+    model_path: Path = field(
+        metadata=option(
+            "output folder (default: output/SCENE-SIZE)", group="scene", short="-m", changeable=True, needed=False
+        )
+    )
+    images: str = field(
+        default="images", metadata=option("folder of the photos inside the scene", group="scene", short="-i")
+    )
+    resolution: int = field(
+        default=-1,
+        metadata=option(
+            "1, 2, 4, 8: photos reduced so many times; another number: their width in pixels; "
+            "-1: as they are, at most 1600 wide",
+            group="scene",
+            short="-r",
+            at_least=-1,
+        ),
+    )
+    white_background: bool = field(
+        default=False, metadata=option("white instead of black behind the scene", group="scene", short="-w")
+    )
+    eval: bool = field(default=True, metadata=option("hold out every 8th photo for testing", group="scene"))
+    sh_degree: int = field(
+        default=3, metadata=option("degree of view-dependent colour, 0 to 3", group="model", at_least=0)
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.resolution == 0:
+            raise UserError("--resolution is 0: give 1, 2, 4, 8, a width in pixels, or -1")
+        if self.sh_degree > 3:
+            raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """What a command runs on, and how much it says."""
+
+    device: str = field(
+        default="auto", metadata=option("auto, cpu, cuda or cuda:1", group="machine", metavar="NAME", changeable=True)
+    )
+    threads: int = field(
+        default=0, metadata=option("processor threads, 0: all cores", group="machine", at_least=0, changeable=True)
+    )
+    quiet: bool = field(default=False, metadata=option("print nothing but errors", group="machine", session=True))
+
+    def __post_init__(self) -> None:
+        check(self)
+        if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
+            raise UserError(f"--device is {self.device!r}: choose auto, cpu, cuda or cuda:NUMBER")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(MachineConfig, SceneConfig):
+    """Everything a run depends on besides the scene's files. `final_budget` counts Gaussians."""
+
+    final_budget: int = field(
+        metadata=option(
+            "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB)",
+            group="model",
+            metavar="SIZE",
+            convert=_budget,
+        )
+    )
+    iterations: int = field(
+        default=30_000,
+        metadata=option("training steps; the whole schedule scales with it", group="training", at_least=1),
+    )
+    schedule: str = field(
+        default="standard",
+        metadata=option(
+            "the method's calendar: one long selection, or two short ones",
+            group="training",
+            choices=("standard", "fast"),
+        ),
+    )
+    seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+    final_cut: str = field(
+        default="multinomial",
+        metadata=option(
+            "how the last surplus goes: drawn by opacity, or the lowest opacities",
+            group="training",
+            choices=("multinomial", "lowest"),
+        ),
+    )
+    detach_pressure: bool = field(
+        default=False,
+        metadata=option(
+            "keep the gradient of selection's early pressure out of its 1 / (1 − α) weight", group="training"
+        ),
+    )
+    test_iterations: tuple[int, ...] = field(
+        default=(7_000,),
+        metadata=option(
+            "when to measure the held-out photos; the last iteration always is, -1: no other",
+            group="saving and testing",
+            at_least=-1,
+            changeable=True,
+        ),
+    )
+    save_iterations: tuple[int, ...] = field(
+        default=(),
+        metadata=option(
+            "when to save the model; the last iteration always is",
+            group="saving and testing",
+            at_least=-1,
+            changeable=True,
+        ),
+    )
+    checkpoint_iterations: tuple[int, ...] = field(
+        default=(),
+        metadata=option(
+            "checkpoints to keep, besides the newest two of those written from time to time",
+            group="saving and testing",
+            at_least=-1,
+            changeable=True,
+        ),
+    )
+    start_checkpoint: Path | None = field(
+        default=None, metadata=option("checkpoint file to start a new run from", group="saving and testing")
+    )
+    resume: bool = field(
+        default=False,
+        metadata=option(
+            "continue the run in the output folder, with the options it was started with",
+            group="saving and testing",
+            session=True,
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        SceneConfig.__post_init__(self)
+        MachineConfig.__post_init__(self)
+        if self.final_budget < SMALLEST_BUDGET:
+            raise UserError(
+                f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig(MachineConfig):
+    """What render.py draws. `iteration` −1 is the newest saved model."""
+
+    model_path: Path = field(metadata=option("output folder of a training", group="model", short="-m", metavar="MODEL"))
+    iteration: int = field(default=-1, metadata=option("saved iteration, -1: the newest", group="model", at_least=-1))
+    source_path: Path | None = field(
+        default=None,
+        metadata=option("folder of the scene, where it has moved since", group="scene", short="-s", metavar="SCENE"),
+    )
+    skip_train: bool = field(default=False, metadata=option("leave the training views out", group="scene"))
+    skip_test: bool = field(default=False, metadata=option("leave the held-out views out", group="scene"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig(MachineConfig):
+    """Which rendered models metrics.py scores."""
+
+    model_paths: tuple[Path, ...] = field(
+        metadata=option("output folders with rendered test views", group="model", short="-m", metavar="MODEL")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig(MachineConfig):
+    """Which scenes test.py trains, and how."""
+
+    data: Path = field(
+        default=Path("data"), metadata=option("folder with the scenes, at most two folders deep", group="scenes")
+    )
+    budgets: Path = field(
+        default=Path("budget.txt"), metadata=option("list of scenes and budgets", group="scenes", metavar="FILE")
+    )
+    output: Path = field(default=Path("output"), metadata=option("folder for the runs and tables", group="scenes"))
+    small: bool = field(default=False, metadata=option("40 % of each budget", group="training"))
+    schedule: str = field(
+        default="standard",
+        metadata=option("the method's calendar", group="training", choices=("standard", "fast")),
+    )
+    iterations: int = field(default=30_000, metadata=option("training steps a scene", group="training", at_least=1))
+    seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+
+
+def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
+    """The configuration that a command line of render.py asks for. Raises UserError."""
+    description = "Render the training and held-out views of a trained model."
+    config: RenderConfig = build(RenderConfig, given_options(RenderConfig, argv, prog=prog, description=description))
+    return config
+
+
+def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsConfig:
+    """The configuration that a command line of metrics.py asks for. Raises UserError."""
+    description = "Score rendered test views: PSNR, SSIM and LPIPS."
+    config: MetricsConfig = build(MetricsConfig, given_options(MetricsConfig, argv, prog=prog, description=description))
+    return config
+
+
+def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
+    """The configuration that a command line of test.py asks for. Raises UserError."""
+    description = "Train, render and score every scene of budget.txt that is there, and print the tables."
+    config: SuiteConfig = build(SuiteConfig, given_options(SuiteConfig, argv, prog=prog, description=description))
+    return config
+
+
+def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> TrainConfig:
+    """The configuration that a command line of train.py asks for; `argv` is without the program's name.
+
+    With `--resume` it is the stored one of the output folder, in which only options that leave the result as it is
+    (where the scene lies, the machine, what is saved and tested) may change. Raises UserError.
+    """
+    given = given_options(
+        TrainConfig,
+        sys.argv[1:] if argv is None else argv,
+        prog=prog,
+        description="Train a compact 3D Gaussian Splatting model of exactly the size you ask for.",
+    )
+    if isinstance(budget := given.get("final_budget"), FileSize):
+        given["final_budget"] = _gaussians_that_fit(budget, given.get("sh_degree", 3))
+    if "source_path" in given:
+        given["source_path"] = given["source_path"].expanduser().resolve()
+    if "model_path" not in given and {"source_path", "final_budget"} <= set(given):
+        given["model_path"] = default_model_path(given["source_path"], given["final_budget"])
+    if given.get("resume"):
+        return _resumed(given)
+    # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
+    config: TrainConfig = build(TrainConfig, {"model_path": Path(), **given})
+    return config
+
+
+def default_model_path(source_path: Path, final_budget: int) -> Path:
+    """The output folder of a run whose command line names none, such as `output/garden-600k`."""
+    return Path("output") / f"{source_path.name}-{format_count(final_budget)}"
+
+
+def config_text(config: TrainConfig) -> str:
+    """The text of config.json."""
+    return json.dumps({"format": CONFIG_FORMAT, "gns": __version__, "options": to_json(config)}, indent=2) + "\n"
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration in the file config.json at `path`.
+
+    Raises UserError where the file is missing, damaged or of another version, or holds an unknown key, lacks one, or
+    has one of the wrong type.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON file ({error}): restore it, or start a run in another folder") from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != CONFIG_FORMAT or not isinstance(document.get("options"), dict):
+        raise UserError(
+            f"{path} has format {found!r}, and this version of gns reads {CONFIG_FORMAT}: use the version that wrote it"
+        )
+    try:
+        config: TrainConfig = from_json(TrainConfig, document["options"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return config
+
+
+def _resumed(given: dict[str, Any]) -> TrainConfig:
+    """The stored configuration of the run that `given` names, with the changes that are allowed."""
+    if "model_path" not in given:
+        raise UserError("--resume needs the folder of the run to continue: name it with -m")
+    stored_at = given["model_path"] / CONFIG_FILE
+    if not stored_at.exists():
+        raise UserError(f"there is no run to resume in {given['model_path']}: leave out --resume to start one")
+    stored = read_config(stored_at)
+    for option_field in fields(TrainConfig):
+        name, described = option_field.name, option_of(option_field)
+        if name not in given or described.session or described.changeable:
+            continue
+        if given[name] != getattr(stored, name):
+            raise UserError(
+                f"{flag(name)} is {given[name]}, but the run in {given['model_path']} was started with "
+                f"{getattr(stored, name)}: leave the option out, or start another run with another -m"
+            )
+    return replace(stored, **given)
+
+
+def _gaussians_that_fit(budget: FileSize, sh_degree: int) -> int:
+    from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait for it
+
+    return gaussians_that_fit(budget.size, sh_degree)

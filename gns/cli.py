@@ -1,0 +1,112 @@
+"""The commands: `gns train`, `gns render`, `gns metrics`, `gns test`; the top-level scripts call the same functions.
+
+A command is a function from its arguments to an exit status. Its heavy imports come after its options are read, so
+that `--help` and a wrong option answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from gns import __version__
+from gns.errors import UserError
+
+Command = Callable[[Sequence[str]], int]
+
+STOPPED = 130  # the shell's status for a program ended by Ctrl-C
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train a model of exactly the size you ask for."""
+    from gns.arguments import parse_train
+
+    config = parse_train(argv, prog=_program("train"))
+    from gns.training import run_training
+
+    return run_training(config)
+
+
+def render(argv: Sequence[str]) -> int:
+    """Render the training and held-out views of a trained model."""
+    from gns.arguments import parse_render
+
+    config = parse_render(argv, prog=_program("render"))
+    from gns.rendering import render_run
+
+    render_run(config)
+    return 0
+
+
+def metrics(argv: Sequence[str]) -> int:
+    """Score rendered test views: PSNR, SSIM and LPIPS."""
+    from gns.arguments import parse_metrics
+
+    config = parse_metrics(argv, prog=_program("metrics"))
+    from gns.evaluation import evaluate_models
+
+    return evaluate_models(config)
+
+
+def test(argv: Sequence[str]) -> int:
+    """Train, render and score every scene of budget.txt, and print the tables."""
+    from gns.arguments import parse_suite
+
+    config = parse_suite(argv, prog=_program("test"))
+    from gns.suite import run_suite
+
+    return run_suite(config)
+
+
+COMMANDS: dict[str, Command] = {"train": train, "render": render, "metrics": metrics, "test": test}
+
+
+def run(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Run a command on `argv` (by default the program's own arguments) and return its exit status.
+
+    A UserError becomes one sentence on stderr and status 2; Ctrl-C becomes status 130, without a traceback.
+    """
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return STOPPED
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program `gns`: run the command that the first argument names, and return the exit status."""
+    return run(_dispatch, argv)
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    name, *rest = argv or ["--help"]
+    if name in COMMANDS:
+        return COMMANDS[name](rest)
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        print(f"gns {__version__}")
+        return 0
+    nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+    raise UserError(
+        f"unknown command {name}: " + (f"did you mean {nearest[0]}?" if nearest else f"choose {', '.join(COMMANDS)}")
+    )
+
+
+def _overview() -> str:
+    listed = "\n".join(f"  {name:<10}{command.__doc__}" for name, command in COMMANDS.items())
+    return f"usage: gns COMMAND [options]\n\n{listed}\n\ngns COMMAND --help lists the options of a command."
+
+
+def _program(command: str) -> str:
+    """The name that --help shows: the script's, or the sub-command of `gns`."""
+    called = sys.argv[0].replace("\\", "/").rpartition("/")[2]
+    return called if called == f"{command}.py" else f"gns {command}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,294 @@
+"""The output folder of a run: who writes which file where, and how it is read back.
+
+    config.json                                the run's options (`gns.arguments.TrainConfig`)
+    cfg_args, cameras.json, input.ply          for viewers and other tools of the 3DGS family
+    point_cloud/iteration_N/point_cloud.ply    the model after iteration N
+    checkpoints/iteration_N.pt                 everything needed to continue after iteration N
+    log.jsonl                                  one record a line
+    {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
+    results.json, per_view.json                scores
+
+Every file is replaced as a whole (`gns.utils.atomic_files`), so that a stop at any moment leaves the old one or the new
+one; log.jsonl alone grows line by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gns import __version__
+from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, read_config
+from gns.errors import UserError
+from gns.scene.camera import Camera
+from gns.scene.gaussians import Gaussians
+from gns.scene.ply import load_ply, save_ply, save_points
+from gns.scene.scene import Scene
+from gns.utils.atomic_files import atomic_file, cannot_write, write_text
+
+CHECKPOINT_FORMAT = 1  # raise it when the content of a checkpoint changes its meaning
+_AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
+
+
+class RunFolder:
+    """The folder `path` of a run with the options `config`.
+
+    `config` is a plain `SceneConfig` where another program of the 3DGS family wrote the folder.
+    """
+
+    def __init__(self, path: Path, config: SceneConfig) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunFolder:
+        """Start a run in `path`, or enter it again where `config.resume`; writes config.json and cfg_args.
+
+        Raises UserError where a new run meets the models or checkpoints of an older one, or the folder cannot be
+        written.
+        """
+        run = cls(path, config)
+        if not config.resume and (older := [*run.saved_iterations(), *run.checkpoint_iterations()]):
+            raise UserError(
+                f"{path} holds a run already (iteration {max(older)}): continue it with --resume, choose another "
+                "folder with -m, or delete it"
+            )
+        write_text(path / CONFIG_FILE, config_text(config))
+        if not config.resume:
+            run.log_path.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+        write_text(path / "cfg_args", _cfg_args_text(config))
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Enter an existing folder, written by us (config.json) or by another tool (cfg_args).
+
+        Raises UserError where it is neither.
+        """
+        if (path / CONFIG_FILE).exists():
+            return cls(path, read_config(path / CONFIG_FILE))
+        if (path / "cfg_args").exists():
+            return cls(path, _read_cfg_args(path / "cfg_args", path))
+        raise UserError(f"{path} is no output folder of a training: it has neither {CONFIG_FILE} nor cfg_args")
+
+    # Models
+
+    def model_path(self, iteration: int) -> Path:
+        """Where the model after `iteration` lies."""
+        return self.path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
+
+    def save_model(self, gaussians: Gaussians, iteration: int) -> Path:
+        """Write the model and return its path. Raises UserError where that fails."""
+        save_ply(gaussians, self.model_path(iteration))
+        return self.model_path(iteration)
+
+    def load_model(self, iteration: int | None = None) -> Gaussians:
+        """The model after `iteration`, the newest for None. Raises UserError where there is none or it is damaged."""
+        return load_ply(self.model_path(self.resolve_iteration(iteration)))
+
+    def saved_iterations(self) -> list[int]:
+        """The iterations whose model is saved, ascending."""
+        return _iterations(path.parent.name for path in self.path.glob("point_cloud/iteration_*/point_cloud.ply"))
+
+    def resolve_iteration(self, iteration: int | None) -> int:
+        """`iteration`, or the newest saved one for None. Raises UserError where no such model is saved."""
+        saved = self.saved_iterations()
+        if not saved:
+            raise UserError(f"{self.path} holds no saved model: finish its training first")
+        if iteration is None:
+            return saved[-1]
+        if iteration not in saved:
+            raise UserError(
+                f"{self.path} holds no model of iteration {iteration}: saved are {', '.join(map(str, saved))}"
+            )
+        return iteration
+
+    # Checkpoints
+
+    def checkpoint_path(self, iteration: int) -> Path:
+        """Where the checkpoint after `iteration` lies."""
+        return self.path / "checkpoints" / f"iteration_{iteration}.pt"
+
+    def checkpoint_iterations(self) -> list[int]:
+        """The iterations whose checkpoint is there, ascending."""
+        return _iterations(path.stem for path in self.path.glob("checkpoints/iteration_*.pt"))
+
+    def save_checkpoint(self, state: dict[str, Any], iteration: int) -> Path:
+        """Write a checkpoint and return its path; older ones that nobody asked for go, except the newest.
+
+        `state` may hold tensors, numbers, strings, None, and dicts, lists and tuples of them: nothing that needs code
+        to be read. Raises UserError where the file cannot be written.
+        """
+        path = self.checkpoint_path(iteration)
+        document = {"format": CHECKPOINT_FORMAT, "gns": __version__, "iteration": iteration, "state": state}
+        with atomic_file(path) as file:
+            try:
+                torch.save(document, file)
+            except RuntimeError as error:
+                # Torch's writer covers the operating system's complaint, such as a full disk, with one of its own.
+                raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        self._drop_old_checkpoints()
+        return path
+
+    def load_checkpoint(self, path: Path | None = None) -> dict[str, Any]:
+        """The state in the checkpoint file `path`, for None in this run's newest; tensors on the CPU.
+
+        Raises UserError where there is none, or it is damaged or of another version.
+        """
+        if path is None:
+            iterations = self.checkpoint_iterations()
+            if not iterations:
+                raise UserError(f"{self.path} holds no checkpoint: leave out --resume to start its run again")
+            path = self.checkpoint_path(iterations[-1])
+        return read_checkpoint(path)
+
+    def _drop_old_checkpoints(self) -> None:
+        asked_for = self.config.checkpoint_iterations if isinstance(self.config, TrainConfig) else ()
+        automatic = [iteration for iteration in self.checkpoint_iterations() if iteration not in asked_for]
+        for iteration in automatic[:-_AUTOMATIC_CHECKPOINTS]:
+            self.checkpoint_path(iteration).unlink(missing_ok=True)
+
+    # What other tools read
+
+    def write_scene(self, scene: Scene) -> None:
+        """Write cameras.json, held-out cameras first, and input.ply with the initial points."""
+        views = [*scene.test, *scene.train]
+        cameras = [_camera_record(index, view.camera) for index, view in enumerate(views)]
+        write_text(self.path / "cameras.json", json.dumps(cameras))
+        save_points(scene.points, self.path / "input.ply")
+
+    # Log
+
+    @property
+    def log_path(self) -> Path:
+        """The file that `log` appends to."""
+        return self.path / "log.jsonl"
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one record. After a resume iterations may come twice: the later record holds."""
+        try:
+            with self.log_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise UserError(cannot_write(self.log_path, error)) from error
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """All whole records, in the order they were written; a line that a crash cut short is left out."""
+        if not self.log_path.exists():
+            return []
+        records = []
+        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    # Renders and scores
+
+    def renders_path(self, split: str, iteration: int) -> Path:
+        """Folder of the rendered views of `split` ("train" or "test")."""
+        return self.path / split / f"ours_{iteration}" / "renders"
+
+    def truth_path(self, split: str, iteration: int) -> Path:
+        """Folder of the photos, under the same names as their renders."""
+        return self.path / split / f"ours_{iteration}" / "gt"
+
+    @property
+    def results_path(self) -> Path:
+        """Mean scores: {"ours_N": {"SSIM": …, "PSNR": …, "LPIPS": …}}."""
+        return self.path / "results.json"
+
+    @property
+    def per_view_path(self) -> Path:
+        """Scores by photo: {"ours_N": {"SSIM": {"00000.png": …}, …}}."""
+        return self.path / "per_view.json"
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file; tensors on the CPU.
+
+    Raises UserError where the file is missing, cut short, no checkpoint of ours or of another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}: see the files in {path.parent}") from None
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
+        raise UserError(
+            f"{path} is damaged or cut short, or no checkpoint of gns: delete it or name an earlier one"
+        ) from None
+    if not isinstance(document, dict) or "format" not in document or "state" not in document:
+        raise UserError(f"{path} is no checkpoint of gns: name one from the checkpoints folder of a run")
+    if document["format"] != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{path} was written by gns {document.get('gns')} in format {document['format']}, and this version reads "
+            f"{CHECKPOINT_FORMAT}: continue with the version that wrote it"
+        )
+    state: dict[str, Any] = document["state"]
+    return state
+
+
+def _iterations(names: Iterable[str]) -> list[int]:
+    """The numbers N of names `iteration_N`, ascending; other names are not ours and are passed over."""
+    numbers = [name.removeprefix("iteration_") for name in names]
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _camera_record(index: int, camera: Camera) -> dict[str, Any]:
+    """One entry of cameras.json: position and rotation are those of the camera in the world."""
+    return {
+        "id": index,
+        "img_name": camera.name,
+        "width": camera.width,
+        "height": camera.height,
+        "position": camera.center.tolist(),
+        "rotation": camera.rotation.T.tolist(),
+        "fy": camera.fy,
+        "fx": camera.fx,
+    }
+
+
+def _cfg_args_text(config: SceneConfig) -> str:
+    """The line that other tools evaluate: the settings of a scene as 3DGS names them."""
+    # They place photos on this device. Ours is decided later and may be the CPU; theirs needs a GPU anyway.
+    settings = argparse.Namespace(
+        data_device="cuda",
+        eval=config.eval,
+        images=config.images,
+        model_path=str(config.model_path),
+        resolution=config.resolution,
+        sh_degree=config.sh_degree,
+        source_path=str(config.source_path),
+        white_background=config.white_background,
+    )
+    return str(settings)
+
+
+def _read_cfg_args(path: Path, model_path: Path) -> SceneConfig:
+    """The settings in a `cfg_args` file, without evaluating it as code. Raises UserError where it holds others."""
+    try:
+        call = ast.parse(path.read_text(encoding="utf-8").strip(), mode="eval").body
+        if not isinstance(call, ast.Call):
+            raise ValueError("no call")
+        written = {keyword.arg: keyword.value for keyword in call.keywords}
+        names = ("source_path", "images", "resolution", "white_background", "eval", "sh_degree")
+        values = {name: ast.literal_eval(written[name]) for name in names if name in written}
+        source_path = Path(values.pop("source_path"))
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no line Namespace(source_path='…', …): restore it") from None
+    try:
+        return SceneConfig(source_path=source_path, model_path=model_path, **values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,121 @@
+"""The model and the initial points as PLY files, in the layout that every 3DGS tool reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gns.errors import UserError
+from gns.scene.gaussians import Gaussians
+from gns.scene.scene import PointCloud
+from gns.utils.ply_file import Table, header, read_table, write_table
+
+_FLOAT = "f4"
+_REST_COEFFICIENTS = {3 * ((degree + 1) ** 2 - 1): (degree + 1) ** 2 - 1 for degree in range(4)}  # 0, 9, 24, 45
+
+
+def save_ply(gaussians: Gaussians, path: Path) -> None:
+    """Write the raw parameters as binary little-endian float32, atomically.
+
+    Columns: x y z nx ny nz f_dc_0..2 f_rest_0..3K−1 opacity scale_0..2 rot_0..3. Normals are 0, opacity is the logit,
+    scale the natural logarithm, rot (w, x, y, z) as it is stored, and f_rest runs through the coefficients of red, then
+    of green, then of blue. Raises UserError where `path` cannot be written.
+    """
+    columns = _columns(gaussians.sh_rest.shape[1])
+    count = len(gaussians)
+    values = [
+        gaussians.means,
+        torch.zeros_like(gaussians.means),  # normals
+        gaussians.sh_dc.transpose(1, 2).flatten(1),
+        gaussians.sh_rest.transpose(1, 2).flatten(1),  # [N, K, 3] → channel-major
+        gaussians.logits[:, None],
+        gaussians.log_scales,
+        gaussians.quats,
+    ]
+    rows = torch.cat([block.detach().cpu().float() for block in values], dim=1).numpy()
+    dtype = np.dtype([(name, "<f4") for name in columns])
+    write_table(path, np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count))
+
+
+def load_ply(path: Path) -> Gaussians:
+    """Read a model of any SH degree from 0 to 3 as float32; columns may come in any order, type and company.
+
+    Raises UserError naming the file, and the column where one is missing or holds a value that is not finite.
+    """
+    table = read_table(path)
+    names = set(table.dtype.names or ())
+    rest_count = sum(name.startswith("f_rest_") for name in names)
+    if rest_count not in _REST_COEFFICIENTS:
+        raise UserError(f"{path} has {rest_count} f_rest columns: degrees 0 to 3 have 0, 9, 24 or 45")
+    coefficients = _REST_COEFFICIENTS[rest_count]
+    for name in _columns(coefficients):
+        if name not in names and name not in ("nx", "ny", "nz"):
+            raise UserError(f"{path} has no column {name}: it is no Gaussian splatting model")
+
+    def block(*wanted: str) -> torch.Tensor:
+        return torch.from_numpy(np.stack([_finite_column(table, name, path) for name in wanted], axis=1))
+
+    count = len(table)
+    # Channel-major columns, [N, 3, K] in memory, become [N, K, 3].
+    rest = block(*_numbered("f_rest", rest_count)) if rest_count else torch.zeros(count, 0)
+    return Gaussians(
+        means=block("x", "y", "z"),
+        log_scales=block(*_numbered("scale", 3)),
+        quats=block(*_numbered("rot", 4)),
+        logits=block("opacity")[:, 0],
+        sh_dc=block(*_numbered("f_dc", 3))[:, None, :],
+        sh_rest=rest.reshape(count, 3, coefficients).transpose(1, 2),
+    )
+
+
+def gaussians_that_fit(size: int, sh_degree: int) -> int:
+    """The largest number of Gaussians of this SH degree whose PLY file has at most `size` bytes."""
+    properties = [(name, _FLOAT) for name in _columns((sh_degree + 1) ** 2 - 1)]
+    row = 4 * len(properties)
+    # The header counts too, and holds the number: at most one row more or less than this first guess.
+    count = max(0, (size - len(header(properties, 0))) // row)
+    while count and len(header(properties, count)) + count * row > size:
+        count -= 1
+    return count
+
+
+def save_points(points: PointCloud, path: Path) -> None:
+    """Write coloured points (x y z nx ny nz red green blue, normals 0), as 3DGS writes `input.ply`."""
+    table = np.zeros(
+        len(points.positions),
+        dtype=[(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
+        + [(name, "u1") for name in ("red", "green", "blue")],
+    )
+    for axis, name in enumerate(("x", "y", "z")):
+        table[name] = points.positions[:, axis]
+    for channel, name in enumerate(("red", "green", "blue")):
+        table[name] = points.colors[:, channel]
+    write_table(path, table)
+
+
+def _numbered(stem: str, count: int) -> list[str]:
+    return [f"{stem}_{index}" for index in range(count)]
+
+
+def _columns(coefficients: int) -> list[str]:
+    """Column names in their order, for `coefficients` spherical harmonics above degree 0."""
+    return [
+        *("x", "y", "z", "nx", "ny", "nz"),
+        *_numbered("f_dc", 3),
+        *_numbered("f_rest", 3 * coefficients),
+        "opacity",
+        *_numbered("scale", 3),
+        *_numbered("rot", 4),
+    ]
+
+
+def _finite_column(table: Table, name: str, path: Path) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes inf, and is refused here
+        column: npt.NDArray[np.float32] = table[name].astype(np.float32)
+    bad = ~np.isfinite(column)
+    if bad.any():
+        raise UserError(f"{path} has a value that is not finite in column {name}, row {int(bad.argmax())}")
+    return column

@@ -1,0 +1,24 @@
+"""Weighted draws."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draw_without_replacement(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Distinct rows drawn one after the other with probability ∝ weight, [count] int64, ascending.
+
+    `weights` [N] ≥ 0; rows of weight zero (or NaN) come only when the others have run out. The generator is a CPU one,
+    so that a seed gives the same draw on every device. Raises ValueError where count exceeds N.
+
+    The `count` smallest of Exponential(1)/weight are such a draw (Efraimidis and Spirakis, 2006). torch.multinomial
+    does the same but refuses more than 2²⁴ rows.
+    """
+    if count > len(weights):
+        raise ValueError(f"cannot draw {count} of {len(weights)} rows")
+    uniform = torch.rand(len(weights), dtype=torch.float64, generator=generator).to(weights.device)
+    arrivals = -torch.log1p(-uniform) / weights.double()
+    arrivals = torch.nan_to_num(arrivals, nan=torch.inf, posinf=torch.inf)
+    # A stable sort settles ties (rows of weight zero) by index, on every device.
+    return torch.argsort(arrivals, stable=True)[:count].sort().values
