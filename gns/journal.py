@@ -1,0 +1,195 @@
+"""What a run tells and keeps on its way: progress, log, held-out scores, models, checkpoints; and how it is stopped."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gns.arguments import TrainConfig
+from gns.errors import UserError
+from gns.evaluation import psnr
+from gns.gaussian_renderer import render
+from gns.run_folder import RunFolder
+from gns.scene import Gaussians, Scene, View
+from gns.utils.png import from_eight_bit, to_eight_bit
+
+if TYPE_CHECKING:
+    from gns.training import TrainState
+
+LOSSES_AT_ONCE = 10  # read together, because reading one makes the host wait for a GPU
+LOG_EVERY = 100
+CHECKPOINT_SECONDS = 300.0  # the most work that a crash can cost
+SMOOTHING = 0.9  # of the displayed loss, from one reading to the next
+
+
+class Journal:
+    """The chronicler of a run, inside a `with` block: `note` tells it a loss, `record` the end of an iteration.
+
+    It reads the state and never changes it: a run has the same result with and without.
+    """
+
+    def __init__(self, config: TrainConfig, scene: Scene, run: RunFolder | None, state: TrainState) -> None:
+        self._config = config
+        self._scene = scene
+        self._run = run
+        self._state = state
+        self._unread: list[tuple[int, str, Tensor]] = []  # iteration, view and loss
+        self._smooth_loss: float | None = None
+        self._skip_reported = False
+        self._started = self._checkpointed = time.monotonic()
+        self._tests = {*config.test_iterations, config.iterations}
+        self._saves = {*config.save_iterations, config.iterations}
+        self._checkpoints = {*config.checkpoint_iterations}
+
+    def __enter__(self) -> Journal:
+        self._bar = tqdm(
+            total=self._config.iterations,
+            initial=self._state.iteration,
+            desc="training",
+            unit="it",
+            dynamic_ncols=True,
+            disable=self._config.quiet,
+        )
+        self._stop = _StopRequest()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.forget()
+        self._bar.close()
+        if kind is not None and issubclass(kind, UserError) and self._unread:
+            self._read_losses()  # a diverged run may stop on something else first: the cause is the better news
+
+    def note(self, it: int, view: View, loss: Tensor) -> None:
+        """Take down the photometric loss of iteration `it`, a scalar; it is read later."""
+        self._unread.append((it, view.camera.name, loss))
+
+    def record(self) -> None:
+        """Show, test, save and stop, as is due after the iteration that has just ended.
+
+        Raises UserError where a loss is not finite or a file cannot be written, and KeyboardInterrupt if asked to stop.
+        """
+        it = self._state.iteration
+        finished = it == self._config.iterations
+        stopping = self._stop.asked and not finished
+        overdue = time.monotonic() - self._checkpointed > CHECKPOINT_SECONDS
+        checkpoint = (it in self._checkpoints or stopping or overdue) and not finished
+        # Losses are read before anything is kept: a diverged state never replaces a good one.
+        if checkpoint or it in self._tests or it in self._saves or len(self._unread) == LOSSES_AT_ONCE:
+            self._read_losses()
+        if it in self._tests and self._scene.test:
+            self._test(it)
+        if it in self._saves and self._run:
+            path = self._run.save_model(self._state.population.gaussians, it)
+            self._say(f"iteration {it}: {len(self._state.population):,} Gaussians in {path}")
+        if checkpoint and self._run:
+            self._run.save_checkpoint(self._state.state_dict(), it)
+            self._checkpointed = time.monotonic()
+        if stopping:
+            self._tell_how_to_resume(it)
+            raise KeyboardInterrupt
+
+    def _read_losses(self) -> None:
+        """Fetch the losses since the last reading; refuse one that is not finite, show and log the others."""
+        unread, self._unread = self._unread, []
+        losses = torch.stack([loss for _, _, loss in unread]).tolist()
+        for (it, name, _), loss in zip(unread, losses, strict=True):
+            if not math.isfinite(loss):
+                raise UserError(self._diverged(it, name))
+        mean = sum(losses) / len(losses)
+        old = mean if self._smooth_loss is None else self._smooth_loss
+        self._smooth_loss = SMOOTHING * old + (1 - SMOOTHING) * mean
+        self._show(len(losses))
+
+    def _diverged(self, it: int, view: str) -> str:
+        kept = self._run.checkpoint_iterations() if self._run else []
+        where = f" (the last good checkpoint is {self._run.checkpoint_path(kept[-1])})" if self._run and kept else ""
+        return (
+            f"training diverged: the loss of view {view} at iteration {it} is not finite; check the camera of that "
+            f"photo and the scale of the scene{where}"
+        )
+
+    def _show(self, count: int) -> None:
+        state, budget = self._state, self._config.final_budget
+        self._bar.set_postfix_str(
+            f"loss {self._smooth_loss:.4f}, {len(state.population):,}/{budget:,} Gaussians", refresh=False
+        )
+        self._bar.update(count)
+        if state.iteration % LOG_EVERY < count:
+            self._log({"loss": self._smooth_loss, "gaussians": len(state.population), "rate": state.selection.rate})
+        if state.selection.skipped and not self._skip_reported:
+            self._skip_reported = True
+            self._say(
+                f"iteration {state.iteration}: only {len(state.population):,} Gaussians grew, fewer than the budget of "
+                f"{budget:,}: all are kept, and there is no selection"
+            )
+
+    def _test(self, it: int) -> None:
+        score = held_out_psnr(self._state.population.gaussians, self._scene)
+        self._say(f"iteration {it}: PSNR {score:.2f} dB over {len(self._scene.test)} held-out views")
+        self._log({"held_out_psnr": score})
+
+    def _tell_how_to_resume(self, it: int) -> None:
+        if self._run is None:
+            return
+        program = "gns train" if sys.argv[0].endswith("gns") else "python train.py"
+        command = f"{program} -m {shlex.quote(str(self._run.path))} --resume"
+        tqdm.write(f"Stopped after iteration {it}. To go on: {command}", file=sys.stderr)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        if self._run:
+            seconds = round(time.monotonic() - self._started, 2)
+            self._run.log({"iteration": self._state.iteration, **values, "seconds": seconds})
+
+    def _say(self, text: str) -> None:
+        say(text, self._config.quiet)
+
+
+class _StopRequest:
+    """Remembers a first Ctrl-C (or SIGTERM) until the iteration is done; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._usual: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._usual = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        self._usual = {}
+
+
+@torch.no_grad()
+def held_out_psnr(gaussians: Gaussians, scene: Scene) -> float:
+    """Mean PSNR in dB over the held-out views (at least one), on 8-bit images as `metrics.py` measures it."""
+    background = torch.tensor(scene.background, device=gaussians.means.device)
+    images = [render(view.camera, gaussians, background).image for view in scene.test]
+    scores = [
+        psnr(from_eight_bit(to_eight_bit(image)), from_eight_bit(view.image))
+        for image, view in zip(images, scene.test, strict=True)
+    ]
+    return sum(scores) / len(scores)
+
+
+def say(text: str, quiet: bool) -> None:
+    """Print a line without breaking a progress bar, unless `quiet`."""
+    if not quiet:
+        tqdm.write(text)
