@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ class _PhotometricLoss(torch.autograd.Function):
     """The native kernel returns loss and gradient in one go; backward only scales the latter."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         gradient = torch.empty_like(image) if image.requires_grad else None
         bytes_mask = None if mask is None else mask.to(torch.uint8)
         loss = _native.photometric_loss(image.detach(), target, bytes_mask, gradient)
@@ -24,9 +25,12 @@ class _PhotometricLoss(torch.autograd.Function):
         return image.new_tensor(loss)
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
         gradient: Tensor = ctx.gradient
         return gradient if scale == 1 else gradient * scale, None, None
+
+
+_photometric_loss: Callable[..., Tensor] = _PhotometricLoss.apply
 
 
 def photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -43,5 +47,4 @@ def photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) 
     Returns:
         Scalar tensor, differentiable in `image`.
     """
-    loss: Tensor = _PhotometricLoss.apply(image.contiguous(), target.contiguous(), mask)
-    return loss
+    return _photometric_loss(image.contiguous(), target.contiguous(), mask)

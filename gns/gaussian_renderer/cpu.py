@@ -6,6 +6,7 @@ A rendering is four stages forward (project, sort by depth, list the instances o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def use_instruction_set(name: str) -> None:
     _native.use_instruction_set(name)
 
 
-def _new_rendering(dtype: torch.dtype) -> Any:
+def new_rendering(dtype: torch.dtype) -> Any:
+    """A native rendering, which keeps what its stages hand on to each other."""
     if dtype == torch.float32:
         return _native.RenderingFloat()
     if dtype == torch.float64:
@@ -69,7 +71,7 @@ def _forward(
     alpha = means.new_empty(camera.height, camera.width) if with_image else None
     radii = means.new_empty(count) if with_image else None
     importance = means.new_empty(count) if edges is not None else None
-    rendering = _new_rendering(dtype)
+    rendering = new_rendering(dtype)
     rendering.forward(
         (camera.fx, camera.fy, camera.cx, camera.cy),
         (camera.width, camera.height),
@@ -90,7 +92,7 @@ class _Render(torch.autograd.Function):
     """Image and alpha as a differentiable function of the six parameter groups."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         means: Tensor,
         log_scales: Tensor,
@@ -113,9 +115,7 @@ class _Render(torch.autograd.Function):
         return image, alpha
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         *parameters, image = ctx.saved_tensors
         request = ctx.request
         if image_gradient is None and alpha_gradient is None:
@@ -138,6 +138,9 @@ class _Render(torch.autograd.Function):
         if request["accumulate"]:
             return (None,) * 7
         return (*gradients, None)
+
+
+_render: Callable[..., tuple[Tensor, Tensor]] = _Render.apply
 
 
 def render(
@@ -164,7 +167,7 @@ def render(
         "leaves": leaves,
         "abs_grad": as_planes(gaussians.means.new_zeros(len(gaussians), 2)),
     }
-    image, alpha = _Render.apply(*leaves, request)
+    image, alpha = _render(*leaves, request)
     return RenderOutput(image, alpha, request["radii"], request["abs_grad"], request["importance"])
 
 

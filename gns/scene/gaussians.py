@@ -55,7 +55,7 @@ class Gaussians:
     @property
     def sh_degree(self) -> int:
         """Highest spherical-harmonic degree that the coefficients can hold (0 to 3)."""
-        return int(round((self.sh_rest.shape[1] + 1) ** 0.5)) - 1
+        return round((self.sh_rest.shape[1] + 1) ** 0.5) - 1
 
     @property
     def opacities(self) -> Tensor:

@@ -30,7 +30,9 @@ def load() -> ModuleType:
         raise UserError(
             f"gns's compiled kernels cannot be loaded ({error}): run 'pip install .' in the folder of gns"
         ) from error
-    if _SOURCES.is_dir() and gns_native.SOURCE_HASH != _source_hash():
-        raise UserError("gns's compiled kernels were built from other sources: run 'pip install .' in the folder of gns")
+    if _SOURCES.is_dir() and _source_hash() != gns_native.SOURCE_HASH:
+        raise UserError(
+            "gns's compiled kernels were built from other sources: run 'pip install .' in the folder of gns"
+        )
     module: ModuleType = gns_native
     return module

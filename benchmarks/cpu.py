@@ -1,0 +1,277 @@
+"""Time a training iteration on this CPU, stage by stage: `python benchmarks/cpu.py [--scene COLMAP_SCENE] [--out DIR]`.
+
+Three parts, one JSON and one chart:
+
+* `scene`: a model trained for a moment on a real scene; the whole iteration as training runs it (render, loss,
+  backward, Adam), for each instruction set and for one and all threads.
+* `gaussians`: synthetic Gaussians of one size on the screen, 5k to 500k of them, in one image size.
+* `pixels`: the same density of Gaussians on 135×240 to 1920×1080 pixels.
+
+The last two tell whether the cost is linear: nanoseconds of blending for each contributing (pixel, Gaussian) pair. All
+figures are medians; ratios within one run are what to quote from a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gns import gaussian_renderer as renderer
+from gns.gaussian_renderer import cpu
+from gns.gaussian_renderer.cpu import new_rendering
+from gns.losses import photometric_loss
+from gns.population import Population
+from gns.scene import Camera, Gaussians, View
+from gns.schedule import GROUPS
+from gns.utils import native
+
+STAGES = ("project", "sort", "tiles", "blend", "loss", "blend_backward", "project_backward", "adam")
+# Floating-point operations of one lane in the blending loops of gns/csrc/cpu/blend.cpp, a fused multiply-add being two:
+# forward 5 (exponent) + 11 (2^x) + 4 (alpha, transmittance) + 7 (weight, colour); backward the first twenty again and
+# 1 (weight) + 5 (g·c) + 2 (behind) + 7 (∂L/∂α, h) + 6 (t, h·t: 4 + 2) + 6 (colour) + 5 (sums) + 2 (|·|) + 6 (moments).
+FORWARD_FLOPS, BACKWARD_FLOPS = 27, 60
+
+
+def main() -> int:
+    options = _options()
+    _native = native.load()
+    torch.set_num_threads(1)  # as training does
+    report: dict[str, Any] = {"machine": _machine(), "peak": {}, "scene": [], "gaussians": [], "pixels": []}
+    for name in renderer.instruction_sets():
+        renderer.use_instruction_set(name)
+        report["peak"][name] = _peak(_native)
+    if options.scene and options.scene.is_dir():
+        report["scene"] = _real_scene(options.scene, options.gaussians, options.rounds)
+    renderer.use_instruction_set(renderer.instruction_sets()[0])
+    sizes = (5_000, 20_000, 80_000) if options.quick else (5_000, 20_000, 100_000, 500_000)
+    for count in sizes:
+        report["gaussians"].append(_synthetic(count, 960, 540, options.rounds))
+    for width, height in ((240, 135), (480, 270), (960, 540), (1920, 1080)):
+        report["pixels"].append(_synthetic(width * height // 20, width, height, options.rounds))
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "cpu.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    _print(report)
+    print(f"figures: {path}")
+    if (chart := _chart(report, options.out / "cpu.png")) is not None:
+        print(f"chart: {chart}")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "fox480"
+    parser.add_argument("--scene", type=Path, default=default, help="a COLMAP scene; skipped where it is absent")
+    parser.add_argument("--gaussians", type=int, default=28_815, help="size of the model trained on it")
+    parser.add_argument("--rounds", type=int, default=60, help="iterations timed for each figure")
+    parser.add_argument("--quick", action="store_true", help="stop at 80,000 synthetic Gaussians")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
+    return parser.parse_args()
+
+
+def _machine() -> dict[str, Any]:
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    ).stdout.strip()
+    return {"cpu": model, "threads": renderer.thread_count(), "torch": torch.__version__, "commit": commit}
+
+
+def _peak(kernels: Any) -> float:
+    """Fused multiply-adds a second in units of 1e9, on all threads: the best of several short bursts."""
+    best = 0.0
+    for _ in range(8):
+        start = time.perf_counter()
+        done = kernels.multiply_adds(1_000_000)
+        best = max(best, done / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _real_scene(path: Path, count: int, rounds: int) -> list[dict[str, Any]]:
+    from gns.arguments import parse_train
+    from gns.scene.readers import SceneOptions, read_scene
+    from gns.training import train
+
+    scene = read_scene(path, SceneOptions(), lambda _: None)
+    arguments = ["-s", str(path), "--final-budget", str(count), "--iterations", "1500", "--quiet"]
+    print(f"training {count:,} Gaussians on {path.name} for a moment ...", flush=True)
+    state = train(parse_train(arguments), scene)
+    print(f"{'':>24} " + " ".join(f"{stage[:10]:>10}" for stage in (*STAGES, "iteration")), flush=True)
+    results = []
+    for name in renderer.instruction_sets():
+        for threads in (1, 0):
+            renderer.use_instruction_set(name)
+            renderer.set_threads(threads)
+            result = {
+                "scene": path.name,
+                "instruction_set": name,
+                "threads": renderer.thread_count(),
+                **_time_iterations(state.population, scene.train, rounds),
+            }
+            _print_row(f"{name}, {result['threads']} threads", result)
+            results.append(result)
+    renderer.set_threads(0)
+    return results
+
+
+def _time_iterations(population: Population, views: list[View], rounds: int) -> dict[str, Any]:
+    """Medians in milliseconds over `rounds` iterations, after a few that only warm up."""
+    background = torch.zeros(3)
+    still = dict.fromkeys(GROUPS, 0.0)  # step sizes: Adam does all its work, and the model stays as it is
+    samples: dict[str, list[float]] = {name: [] for name in (*STAGES, "iteration")}
+    pairs, blocks, rendering = [], [], None
+    for round_ in range(rounds + 5):
+        view = views[round_ % len(views)]
+        start = time.perf_counter()
+        with _caught_rendering() as begun:
+            output = renderer.render(view.camera, population.gaussians, background, accumulate=True)
+            lap = time.perf_counter()
+            loss = photometric_loss(output.image, view.image, view.mask)
+            in_loss = time.perf_counter() - lap
+            torch.autograd.backward(loss)
+        lap = time.perf_counter()
+        population.step(GROUPS, still)
+        end = time.perf_counter()
+        if round_ < 5:
+            continue
+        rendering = begun[0]
+        times = {**rendering.timings, "loss": in_loss, "adam": end - lap, "iteration": end - start}
+        for name in samples:
+            samples[name].append(1e3 * times[name])
+        if round_ < 5 + min(rounds, 12):
+            pairs.append(rendering.pairs)
+            blocks.append(rendering.blocks)
+    assert rendering is not None
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    mean_pairs = statistics.mean(pairs)
+    seconds = (medians["blend"] + medians["blend_backward"]) / 1e3
+    return {
+        "gaussians": len(population),
+        "visible": rendering.visible,
+        "instances": rendering.instances,
+        "pairs": mean_pairs,
+        "lane_use": mean_pairs / (statistics.mean(blocks) * native.load().lanes()),
+        "milliseconds": {name: round(value, 3) for name, value in medians.items()},
+        "fastest_iteration": round(min(samples["iteration"]), 3),
+        "nanoseconds_a_pair": 1e9 * seconds / mean_pairs,
+        "gigaflops_blending": (FORWARD_FLOPS + BACKWARD_FLOPS) * mean_pairs / seconds / 1e9,
+        "renderer_megabytes": rendering.bytes / 1e6,
+        "peak_resident_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+
+
+@contextmanager
+def _caught_rendering() -> Iterator[list[Any]]:
+    """Collects the native renderings that are begun inside the `with` block."""
+    begun: list[Any] = []
+
+    def begin(dtype: torch.dtype) -> Any:
+        begun.append(new_rendering(dtype))
+        return begun[-1]
+
+    with mock.patch.object(cpu, "new_rendering", begin):
+        yield begun
+
+
+def _synthetic(count: int, width: int, height: int, rounds: int) -> dict[str, Any]:
+    """Gaussians of about 3 pixels, thinly opaque, at random over the image and the depth."""
+    generator = torch.Generator().manual_seed(0)
+    focal = float(width)
+    depth = 2 + 4 * torch.rand(count, generator=generator)
+    across = (torch.rand(count, 2, generator=generator) - 0.5) * torch.tensor([width / focal, height / focal])
+    sigma = 3.0 * depth / focal
+    gaussians = Gaussians(
+        means=torch.cat([across * depth[:, None], depth[:, None]], dim=1),
+        log_scales=torch.log(sigma)[:, None] + 0.4 * torch.randn(count, 3, generator=generator),
+        quats=torch.randn(count, 4, generator=generator),
+        # Thin enough that no pixel is full before the last: the work stays in proportion to the Gaussians.
+        logits=torch.full((count,), _logit(min(0.3, 0.12 * width * height / (20 * count)))),
+        sh_dc=torch.randn(count, 1, 3, generator=generator),
+        sh_rest=0.1 * torch.randn(count, 15, 3, generator=generator),
+    )
+    camera = Camera(width, height, focal, focal, width / 2, height / 2, np.eye(4), "synthetic")
+    photo: Tensor = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+    result = _time_iterations(Population(gaussians), [View(camera, photo)], max(10, rounds // 3))
+    result |= {"width": width, "height": height}
+    _print_row(f"{count:,} at {width}×{height}", result)
+    return result
+
+
+def _logit(opacity: float) -> float:
+    return float(np.log(opacity / (1 - opacity)))
+
+
+def _print_row(label: str, result: dict[str, Any]) -> None:
+    times = result["milliseconds"]
+    figures = " ".join(f"{times[stage]:10.2f}" for stage in (*STAGES, "iteration"))
+    print(f"{label:>24} {figures}  {result['nanoseconds_a_pair']:.2f} ns a pair", flush=True)
+
+
+def _print(report: dict[str, Any]) -> None:
+    for name, peak in report["peak"].items():
+        print(f"{name}: {peak:.0f} G multiply-adds a second at most")
+    for result in report["scene"]:
+        share = result["gigaflops_blending"] / (2 * report["peak"][result["instruction_set"]])
+        print(
+            f"{result['scene']}, {result['gaussians']:,} Gaussians, {result['instruction_set']}, {result['threads']} "
+            f"threads: {result['milliseconds']['iteration']:.1f} ms an iteration, {result['pairs'] / 1e6:.1f} M pairs, "
+            f"{100 * result['lane_use']:.0f} % of lanes, blending at {100 * share:.0f} % of the all-thread peak"
+        )
+
+
+def _chart(report: dict[str, Any], path: Path) -> Path | None:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        print("no chart: pip install matplotlib to draw one")
+        return None
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    for result in report["scene"]:
+        left = 0.0
+        label = f"{result['instruction_set']}, {result['threads']}"
+        for index, stage in enumerate(STAGES):
+            value = result["milliseconds"][stage]
+            axes[0].barh(label, value, left=left, color=f"C{index}", label=stage)
+            left += value
+    handles, labels = axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes[0].legend(unique.values(), unique.keys(), fontsize=8)
+    axes[0].set(title="one iteration on a real scene (instruction set, threads)", xlabel="milliseconds")
+    for axis, key, x in ((axes[1], "gaussians", "gaussians"), (axes[2], "pixels", "pixels")):
+        results = report[key]
+        xs = [result["gaussians"] if x == "gaussians" else result["width"] * result["height"] for result in results]
+        axis.plot(xs, [result["nanoseconds_a_pair"] for result in results], "o-")
+        axis.set(xscale="log", xlabel=x, ylabel="ns of blending a pair", ylim=(0, None), title=f"cost by {x}")
+    figure.savefig(path, dpi=110)
+    return path
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
