@@ -20,6 +20,15 @@ template <class T> struct PixelOffsets {
 };
 template <class T> constexpr PixelOffsets<T> kPixelOffsets{};
 
+// Where each block of a strip begins, from a table: the loops below have no time to convert integers.
+template <class T> struct RowOffsets {
+  T y[Shape<T>::rows];
+  constexpr RowOffsets() : y() {
+    for (int row = 0; row < Shape<T>::rows; ++row) y[row] = T(row * Shape<T>::block_height);
+  }
+};
+template <class T> constexpr RowOffsets<T> kRowOffsets{};
+
 // One tile: where it lies and which of its blocks hold pixels of the image.
 template <class T> struct TileView {
   using S = Shape<T>;
@@ -142,7 +151,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
       const Column<T> column(splat, T(view.x + s * S::block_width));
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
-        const V dy = top - V(T(row * S::block_height));
+        const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
         const Contribution<T> c(column, qc, dy, t);
         const V weight = zero_unless(c.kept, c.alpha * t);
@@ -257,7 +266,7 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
       const V a_dx = V(splat.conic_a) * column.dx, b_dx = V(splat.conic_b) * column.dx;
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
-        const V dy = top - V(T(row * S::block_height));
+        const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
         const Contribution<T> c(column, qc, dy, t);
         const V weight = zero_unless(c.kept, c.alpha * t);
