@@ -15,6 +15,7 @@ from typing import Any
 
 from gns import __version__
 from gns.errors import UserError
+from gns.schedule import SCHEDULES
 from gns.utils.option_table import build, check, flag, from_json, given_options, option, option_of, to_json
 from gns.utils.quantities import format_count, parse_count, parse_size
 
@@ -107,8 +108,12 @@ class TrainConfig(MachineConfig, SceneConfig):
         )
     )
     iterations: int = field(
-        default=30_000,
-        metadata=option("training steps; the whole schedule scales with it", group="training", at_least=1),
+        default=-1,
+        metadata=option(
+            "training steps, -1: the schedule's own (30000, fast 15000); the whole schedule scales with it",
+            group="training",
+            at_least=-1,
+        ),
     )
     schedule: str = field(
         default="standard",
@@ -175,10 +180,18 @@ class TrainConfig(MachineConfig, SceneConfig):
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         MachineConfig.__post_init__(self)
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.schedule))
         if self.final_budget < SMALLEST_BUDGET:
             raise UserError(
                 f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
             )
+
+
+def run_length(iterations: int, schedule: str) -> int:
+    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
+    if iterations == 0:
+        raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
+    return SCHEDULES[schedule].iterations if iterations < 0 else iterations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,8 +233,14 @@ class SuiteConfig(MachineConfig):
         default="standard",
         metadata=option("the method's calendar", group="training", choices=("standard", "fast")),
     )
-    iterations: int = field(default=30_000, metadata=option("training steps a scene", group="training", at_least=1))
+    iterations: int = field(
+        default=-1, metadata=option("training steps a scene, -1: the schedule's own", group="training", at_least=-1)
+    )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+
+    def __post_init__(self) -> None:
+        MachineConfig.__post_init__(self)
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.schedule))
 
 
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:

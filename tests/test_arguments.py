@@ -122,7 +122,7 @@ def test_budget_in_bytes_counts_the_columns_of_the_sh_degree(unit: str, size: in
         (["--eval=false"], "--eval is a switch and takes no value: write --eval or --no-eval"),
         (["--no_quiet=1"], "--quiet is a switch and takes no value: write --quiet or --no-quiet"),
         (["stray"], "unexpected value 'stray'"),
-        (["--iterations", "0"], "--iterations is 0: it must be at least 1"),
+        (["--iterations", "0"], "--iterations is 0: give at least 1"),
         (["--iterations", "ten"], "--iterations: 'ten' is not a whole number"),
         (["--iterations"], "--iterations: expected one argument"),
         (["--seed", "-1"], "--seed is -1: it must be at least 0"),
@@ -293,3 +293,10 @@ def test_other_commands() -> None:
             parse([])
     with pytest.raises(UserError, match="did you mean --skip-train"):
         parse_render(["-m", "out", "--skip_trian"])
+
+
+@pytest.mark.parametrize(
+    ("extra", "iterations"), [([], 30_000), (["--schedule", "fast"], 15_000), (["--iterations", "9"], 9)]
+)
+def test_a_run_is_as_long_as_its_schedule_unless_told_otherwise(extra: list[str], iterations: int) -> None:
+    assert parse_train([*NEEDED, *extra]).iterations == iterations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
@@ -55,7 +56,7 @@ class Gaussians:
     @property
     def sh_degree(self) -> int:
         """Highest spherical-harmonic degree that the coefficients can hold (0 to 3)."""
-        return round((self.sh_rest.shape[1] + 1) ** 0.5) - 1
+        return math.isqrt(self.sh_rest.shape[1] + 1) - 1
 
     @property
     def opacities(self) -> Tensor:
