@@ -1,14 +1,16 @@
 """Time a training iteration on this CPU, stage by stage: `python benchmarks/cpu.py [--scene COLMAP_SCENE] [--out DIR]`.
 
-Three parts, one JSON and one chart:
+Four parts, one JSON and one chart:
 
 * `scene`: a model trained for a moment on a real scene; the whole iteration as training runs it (render, loss,
   backward, Adam), for each instruction set and for one and all threads.
-* `gaussians`: synthetic Gaussians of one size on the screen, 5k to 500k of them, in one image size.
-* `pixels`: the same density of Gaussians on 135×240 to 1920×1080 pixels.
+* `work`: 5k to 500k synthetic Gaussians of one size on the screen, four pixels of image for each.
+* `gaussians`: the same pictured surface, in 1920×1080, made of 5k to 500k Gaussians: the more, the smaller.
+* `pixels`: one set of Gaussians seen in 135×240 to 1920×1080 pixels.
 
-The last two tell whether the cost is linear: nanoseconds of blending for each contributing (pixel, Gaussian) pair. All
-figures are medians; ratios within one run are what to quote from a shared machine.
+The last three tell whether the cost is linear in the work: nanoseconds of blending for each contributing (pixel,
+Gaussian) pair. `work` is linearity proper; in the other two the Gaussians' size in pixels changes, and small ones fill
+fewer lanes of a register. All figures are medians; quote ratios within one run from a shared machine.
 """
 
 from __future__ import annotations
@@ -53,18 +55,23 @@ def main() -> int:
     options = _options()
     _native = native.load()
     torch.set_num_threads(1)  # as training does
-    report: dict[str, Any] = {"machine": _machine(), "peak": {}, "scene": [], "gaussians": [], "pixels": []}
+    report: dict[str, Any] = {"machine": _machine(), "peak": {}, "scene": [], "work": [], "gaussians": [], "pixels": []}
     for name in renderer.instruction_sets():
         renderer.use_instruction_set(name)
         report["peak"][name] = _peak(_native)
     if options.scene and options.scene.is_dir():
         report["scene"] = _real_scene(options.scene, options.gaussians, options.rounds)
     renderer.use_instruction_set(renderer.instruction_sets()[0])
-    sizes = (5_000, 20_000, 80_000) if options.quick else (5_000, 20_000, 100_000, 500_000)
-    for count in sizes:
-        report["gaussians"].append(_synthetic(count, 960, 540, options.rounds))
+    counts = (5_000, 20_000, 80_000) if options.quick else (5_000, 20_000, 100_000, 500_000)
+    for count in counts:
+        width = round((4 * count * 16 / 9) ** 0.5)
+        report["work"].append(_synthetic(count, width, width * 9 // 16, 3.0, options.rounds))
+    for count in counts:
+        report["gaussians"].append(
+            _synthetic(count, 1920, 1080, 3.0 * (1920 * 1080 / 4 / count) ** 0.5, options.rounds)
+        )
     for width, height in ((240, 135), (480, 270), (960, 540), (1920, 1080)):
-        report["pixels"].append(_synthetic(width * height // 20, width, height, options.rounds))
+        report["pixels"].append(_synthetic(25_920, width, height, 3.0 * width / 960, options.rounds))
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cpu.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -197,32 +204,26 @@ def _caught_rendering() -> Iterator[list[Any]]:
         yield begun
 
 
-def _synthetic(count: int, width: int, height: int, rounds: int) -> dict[str, Any]:
-    """Gaussians of about 3 pixels, thinly opaque, at random over the image and the depth."""
+def _synthetic(count: int, width: int, height: int, sigma: float, rounds: int) -> dict[str, Any]:
+    """Gaussians of about `sigma` pixels, thinly opaque, at random over the image and the depth."""
     generator = torch.Generator().manual_seed(0)
     focal = float(width)
     depth = 2 + 4 * torch.rand(count, generator=generator)
     across = (torch.rand(count, 2, generator=generator) - 0.5) * torch.tensor([width / focal, height / focal])
-    sigma = 3.0 * depth / focal
     gaussians = Gaussians(
         means=torch.cat([across * depth[:, None], depth[:, None]], dim=1),
-        log_scales=torch.log(sigma)[:, None] + 0.4 * torch.randn(count, 3, generator=generator),
+        log_scales=torch.log(sigma * depth / focal)[:, None] + 0.4 * torch.randn(count, 3, generator=generator),
         quats=torch.randn(count, 4, generator=generator),
-        # Thin enough that no pixel is full before the last: the work stays in proportion to the Gaussians.
-        logits=torch.full((count,), _logit(min(0.3, 0.12 * width * height / (20 * count)))),
+        logits=torch.full((count,), -3.5),  # α 0.03: no pixel is full before the last Gaussian
         sh_dc=torch.randn(count, 1, 3, generator=generator),
         sh_rest=0.1 * torch.randn(count, 15, 3, generator=generator),
     )
     camera = Camera(width, height, focal, focal, width / 2, height / 2, np.eye(4), "synthetic")
     photo: Tensor = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
     result = _time_iterations(Population(gaussians), [View(camera, photo)], max(10, rounds // 3))
-    result |= {"width": width, "height": height}
+    result |= {"width": width, "height": height, "sigma": sigma}
     _print_row(f"{count:,} at {width}×{height}", result)
     return result
-
-
-def _logit(opacity: float) -> float:
-    return float(np.log(opacity / (1 - opacity)))
 
 
 def _print_row(label: str, result: dict[str, Any]) -> None:
@@ -264,11 +265,13 @@ def _chart(report: dict[str, Any], path: Path) -> Path | None:
     unique = dict(zip(labels, handles, strict=True))
     axes[0].legend(unique.values(), unique.keys(), fontsize=8)
     axes[0].set(title="one iteration on a real scene (instruction set, threads)", xlabel="milliseconds")
-    for axis, key, x in ((axes[1], "gaussians", "gaussians"), (axes[2], "pixels", "pixels")):
-        results = report[key]
-        xs = [result["gaussians"] if x == "gaussians" else result["width"] * result["height"] for result in results]
-        axis.plot(xs, [result["nanoseconds_a_pair"] for result in results], "o-")
+    for axis, keys, x in ((axes[1], ("work", "gaussians"), "Gaussians"), (axes[2], ("pixels",), "pixels")):
+        for key in keys:
+            results = report[key]
+            xs = [result["gaussians"] if x == "Gaussians" else result["width"] * result["height"] for result in results]
+            axis.plot(xs, [result["nanoseconds_a_pair"] for result in results], "o-", label=key)
         axis.set(xscale="log", xlabel=x, ylabel="ns of blending a pair", ylim=(0, None), title=f"cost by {x}")
+        axis.legend()
     figure.savefig(path, dpi=110)
     return path
 

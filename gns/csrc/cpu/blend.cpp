@@ -1,4 +1,6 @@
 // Blending the splats of every tile, near to far, and its backward pass, a block of pixels at a time.
+#include <type_traits>
+
 #include "frame.h"
 #include "kernels.h"
 #include "shape.h"
@@ -47,15 +49,20 @@ template <class T> struct TileView {
   }
 
   // Calls body(block-ordered index of the first pixel, row in the tile, column in the tile, pixels) for each run of
-  // neighbouring pixels of one row of one block that lies inside the image.
+  // neighbouring pixels of one row of one block that lies inside the image. Whole runs pass their length as a constant,
+  // so that the body's loop over it becomes vector instructions.
   template <class Body> GNS_INLINE void each_run(Body body) const {
     for (int s = 0; s < S::strips; ++s) {
-      const int column = s * S::block_width;
-      const int pixels = width - column < S::block_width ? width - column : S::block_width;
+      const int column = s * S::block_width, pixels = width - column;
       if (pixels <= 0) break;
-      for (int row = 0; row < height; ++row)
-        body((s * S::rows + row / S::block_height) * S::lanes + row % S::block_height * S::block_width, row, column,
-             pixels);
+      for (int row = 0; row < height; ++row) {
+        const int first = (s * S::rows + row / S::block_height) * S::lanes + row % S::block_height * S::block_width;
+        if (pixels >= S::block_width) {
+          body(first, row, column, std::integral_constant<int, S::block_width>());
+        } else {
+          body(first, row, column, pixels);
+        }
+      }
     }
   }
 };
@@ -110,7 +117,7 @@ template <class T> GNS_INLINE void prefetch_splat(const Frame<T>& frame, uint32_
 // Pixels start at transmittance 1; those outside the image have stopped before they start.
 template <class T> void begin_transmittance(const TileView<T>& view, T* transmittance) {
   for (int i = 0; i < kPixels; ++i) transmittance[i] = T(-1);
-  view.each_run([&](int pixel, int, int, int pixels) {
+  view.each_run([&](int pixel, int, int, auto pixels) {
     for (int k = 0; k < pixels; ++k) transmittance[pixel + k] = T(1);
   });
 }
@@ -129,7 +136,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   if constexpr (kColour) __builtin_memset(colour, 0, sizeof colour);
   if constexpr (kScore) {
     __builtin_memset(edge, 0, sizeof edge);
-    view.each_run([&](int pixel, int row, int column, int pixels) {
+    view.each_run([&](int pixel, int row, int column, auto pixels) {
       for (int k = 0; k < pixels; ++k) edge[pixel + k] = edges[(view.y + row) * stride + view.x + column + k];
     });
   }
@@ -171,9 +178,9 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   if constexpr (kScore)
     for (; i < end; ++i) frame.scores[frame.list[i].slot] = T(0);
 
-  auto left = [&](int pixel) { return transmittance[pixel] < 0 ? -transmittance[pixel] : transmittance[pixel]; };
+  auto left = [&](int pixel) { return std::abs(transmittance[pixel]); };
   if constexpr (kColour) {
-    view.each_run([&](int pixel, int row, int column, int pixels) {
+    view.each_run([&](int pixel, int row, int column, auto pixels) {
       for (int channel = 0; channel < 3; ++channel) {
         T* out = image + channel * plane + (view.y + row) * stride + view.x + column;
         for (int k = 0; k < pixels; ++k)
@@ -182,7 +189,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
     });
   }
   if (alpha) {
-    view.each_run([&](int pixel, int row, int column, int pixels) {
+    view.each_run([&](int pixel, int row, int column, auto pixels) {
       T* out = alpha + (view.y + row) * stride + view.x + column;
       for (int k = 0; k < pixels; ++k) out[k] = T(1) - left(pixel + k);
     });
@@ -228,21 +235,18 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
   alignas(64) T transmittance[kPixels], gradient[3][kPixels] = {}, behind[kPixels] = {};
   begin_transmittance(view, transmittance);
   const T* final_transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
-  view.each_run([&](int pixel, int row, int column, int pixels) {
+  view.each_run([&](int pixel, int row, int column, auto pixels) {
     const size_t at = (view.y + row) * stride + view.x + column;
-    for (int k = 0; k < pixels; ++k) {
-      T sum = 0;
-      for (int channel = 0; channel < 3; ++channel) {
-        const T g = image_gradient[channel * plane + at + k];
-        gradient[channel][pixel + k] = g;
-        sum += g * image[channel * plane + at + k];
+    for (int channel = 0; channel < 3; ++channel) {
+      const T *g = image_gradient + channel * plane + at, *c = image + channel * plane + at;
+      for (int k = 0; k < pixels; ++k) {
+        gradient[channel][pixel + k] = g[k];
+        behind[pixel + k] += g[k] * c[k];
       }
-      if (alpha_gradient) {  // alpha = 1 − T_final, which every contributor scales like the background
-        const T left = final_transmittance[pixel + k];
-        sum -= alpha_gradient[at + k] * (left < 0 ? -left : left);
-      }
-      behind[pixel + k] = sum;
     }
+    if (alpha_gradient)  // alpha = 1 − T_final, which every contributor scales like the background
+      for (int k = 0; k < pixels; ++k)
+        behind[pixel + k] -= alpha_gradient[at + k] * std::abs(final_transmittance[pixel + k]);
   });
 
   uint64_t alive = view.inside;

@@ -6,6 +6,10 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "../splat_math.h"
 
 namespace gns {
@@ -14,6 +18,18 @@ constexpr int kTile = 16;           // pixels, both ways
 constexpr int kPixels = kTile * kTile;
 constexpr int kGroup = 1024;        // Gaussians a task of the per-Gaussian stages
 constexpr int kPacket = 12;         // gradient sums of one instance, see blend_backward
+
+// Large buffers ask for huge pages: tiles read their splats from all over the memory, and each small page costs a walk.
+inline void* allocate(size_t bytes) {
+  constexpr size_t kHugePage = size_t(1) << 21;
+  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* data = std::aligned_alloc(alignment, rounded);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (data && alignment == kHugePage) (void)madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+  return data;
+}
 
 // Uninitialised memory, aligned to a cache line, that only ever grows. Contents do not survive a growth.
 template <class T> class Buffer {
@@ -28,7 +44,7 @@ template <class T> class Buffer {
       std::free(data_);
       data_ = nullptr;
       capacity_ = count + count / 8;
-      data_ = static_cast<T*>(std::aligned_alloc(64, (capacity_ * sizeof(T) + 63) / 64 * 64));
+      data_ = static_cast<T*>(allocate(capacity_ * sizeof(T)));
       if (!data_) {
         capacity_ = 0;
         throw std::bad_alloc();
