@@ -17,7 +17,7 @@ constexpr double kWindow[kTaps] = {0.00102838008447911,  0.007598758135239185, 0
                                    0.2130055377112537,   0.26601172486179436,  0.2130055377112537,  0.10936068950970002,
                                    0.03600077212843083,  0.007598758135239185, 0.00102838008447911};
 
-// Blurs along a row: out = Σ window[k]·row[x + k − 5]. Uses the window's symmetry.
+// Blurs along a row: Σ window[k]·row[x + k − 5], by the window's symmetry. `at` is aligned to a register.
 template <class T> GNS_INLINE Vec<T> blur_row(const T* at) {
   using V = Vec<T>;
   V sum = V(T(kWindow[kRadius])) * V::load(at);
@@ -25,6 +25,20 @@ template <class T> GNS_INLINE Vec<T> blur_row(const T* at) {
     sum = fma(V(T(kWindow[kRadius - k])), V::load(at - k) + V::load(at + k), sum);
   return sum;
 }
+#if defined(GNS_AVX512)
+// Ten loads that straddle two cache lines each would cost more than all the arithmetic: shift registers instead.
+template <> GNS_INLINE Vec<float> blur_row(const float* at) {
+  using V = Vec<float>;
+  const V left = V::load(at - V::width), middle = V::load(at), right = V::load(at + V::width);
+  auto pair = [](float weight, V a, V b, V sum) { return fma(V(weight), a + b, sum); };
+  V sum = V(float(kWindow[5])) * middle;
+  sum = pair(float(kWindow[4]), shifted<15>(left, middle), shifted<1>(middle, right), sum);
+  sum = pair(float(kWindow[3]), shifted<14>(left, middle), shifted<2>(middle, right), sum);
+  sum = pair(float(kWindow[2]), shifted<13>(left, middle), shifted<3>(middle, right), sum);
+  sum = pair(float(kWindow[1]), shifted<12>(left, middle), shifted<4>(middle, right), sum);
+  return pair(float(kWindow[0]), shifted<11>(left, middle), shifted<5>(middle, right), sum);
+}
+#endif
 
 }  // namespace
 
@@ -77,8 +91,8 @@ double photometric_loss(Workspace<T>& work, int width, int height, const T* imag
     const T* x_plane = x_planes + channel * plane + kMargin;
     const T* y_plane = y_planes + channel * plane + kMargin;
     double l1 = 0, ssim = 0;
-    constexpr int kChunk = 1024;  // columns at a time, so that the five rows of sums stay in the first-level cache
-    alignas(64) T sums[5][kChunk + 2 * kMargin];
+    constexpr int kChunk = 1024;  // columns at a time, so that the rows of sums stay in the first-level cache
+    alignas(64) T sums[4][kChunk + 2 * kMargin];
     for (int row = band * kBand; row < last_row; ++row) {
       int first_tap, last_tap;
       taps(row, first_tap, last_tap);
@@ -86,33 +100,30 @@ double photometric_loss(Workspace<T>& work, int width, int height, const T* imag
       for (int start = 0; start < columns; start += kChunk) {
         const int stop = start + kChunk < columns ? start + kChunk : columns;
         for (int i = start - kMargin; i < stop + kMargin; i += W) {
-          V sx(T(0)), sy(T(0)), sxx(T(0)), syy(T(0)), sxy(T(0));
+          V sx(T(0)), sy(T(0)), squares(T(0)), sxy(T(0));  // SSIM needs E[x²] and E[y²] only as a sum
           for (int k = first_tap; k <= last_tap; ++k) {
             const ptrdiff_t at = ptrdiff_t(row + k - kRadius) * ptrdiff_t(stride) + i;
             const V w{T(kWindow[k])}, x = V::load(x_plane + at), y = V::load(y_plane + at);
             const V wx = w * x, wy = w * y;
             sx += wx;
             sy += wy;
-            sxx = fma(wx, x, sxx);
-            syy = fma(wy, y, syy);
+            squares = fma(wx, x, fma(wy, y, squares));
             sxy = fma(wx, y, sxy);
           }
           const int at = i - start + kMargin;
           sx.store(sums[0] + at);
           sy.store(sums[1] + at);
-          sxx.store(sums[2] + at);
-          syy.store(sums[3] + at);
-          sxy.store(sums[4] + at);
+          squares.store(sums[2] + at);
+          sxy.store(sums[3] + at);
         }
         for (int i = start; i < stop; i += W) {
           const int at = i - start + kMargin;
           const V mx = blur_row(sums[0] + at), my = blur_row(sums[1] + at);
-          const V mxy = mx * my, mxx = mx * mx, myy = my * my;
-          const V vx = blur_row(sums[2] + at) - mxx, vy = blur_row(sums[3] + at) - myy;
-          const V cov = blur_row(sums[4] + at) - mxy;
+          const V mxy = mx * my, means = fma(mx, mx, my * my);
+          const V variances = blur_row(sums[2] + at) - means, cov = blur_row(sums[3] + at) - mxy;
           const V c1(T{kC1}), c2(T{kC2}), two(T(2));
           const V a1 = fma(two, mxy, c1), a2 = fma(two, cov, c2);
-          const V b1 = mxx + myy + c1, b2 = vx + vy + c2;
+          const V b1 = means + c1, b2 = variances + c2;
           const V inverse_b1 = V(T(1)) / b1, inverse_b2 = V(T(1)) / b2, inverse = inverse_b1 * inverse_b2;
           V s = a1 * a2 * inverse;
           V by_mean = two * fma(my * (a2 - a1), inverse, -(mx * s * (inverse_b1 - inverse_b2)));

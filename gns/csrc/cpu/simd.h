@@ -353,6 +353,13 @@ template <class T> GNS_INLINE Vec<T> log2(Vec<T> x) {
   return fma(p * s, Vec<T>(T(2 * 1.44269504088896340736)), e);
 }
 
+// Lanes k, k+1, ... of `low` followed by `high`: what an unaligned load between the two would fetch.
+#if defined(GNS_AVX512)
+template <int k> GNS_INLINE Vec<float> shifted(Vec<float> low, Vec<float> high) {
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(high.v), _mm512_castps_si512(low.v), k));
+}
+#endif
+
 // The first n lanes from memory, zero in the rest.
 template <class T> GNS_INLINE Vec<T> load_first(const T* p, int n) {
   constexpr int width = Vec<T>::width;
