@@ -178,7 +178,7 @@ def test_every_event_has_its_iteration(scene: Scene, monkeypatch: pytest.MonkeyP
     spy(training, "all_but_faintest", lambda opacities, fraction: fraction)
     spy(Population, "observe", lambda *_: True)
     spy(Population, "reset_opacities", lambda population, ceiling: ceiling)
-    spy(Population, "step", lambda population, names, rates: rates)
+    spy(Population, "step", lambda population, names, rates, merged: rates)
     spy(Densification, "densify", lambda *_, survey_all, **__: survey_all)
     spy(NaturalSelection, "penalty", lambda *_: True)
     spy(NaturalSelection, "living", lambda *_: True)

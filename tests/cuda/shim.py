@@ -1,0 +1,123 @@
+"""Runs the shipped CUDA kernels on CPU tensors: built by the host's C++ compiler against `shim.h`, which plays GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gns.gaussian_renderer.cuda_kernels import INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES, Launchable
+from gns.gaussian_renderer.cuda_kernels import check_arguments as check
+
+FLAGS = ("-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")
+
+Edit = Callable[[str], str]
+
+
+class ShimError(Exception):
+    """A kernel did what no GPU has to accept."""
+
+
+class ShimLauncher:
+    """The launcher of tests; offers what the launcher on a GPU does, for tensors on the CPU.
+
+    Args:
+        backwards: blocks, warps and lanes take their turns from the last to the first. No result may depend on it.
+        edits: changes to a source's text by its file name, for planting errors.
+        sanitized: build under the address and undefined-behaviour sanitizers; works only in a process that was started
+            with the address sanitizer's library loaded.
+    """
+
+    def __init__(
+        self, *, backwards: bool = False, edits: Mapping[str, Edit] | None = None, sanitized: bool = False
+    ) -> None:
+        sources = {name: (SOURCE_FOLDER / name).read_text() for name in _device_files()}
+        for name, edit in (edits or {}).items():
+            changed = edit(sources[name])
+            if changed == sources[name]:
+                raise ValueError(f"the planted error found nothing to change in {name}")
+            sources[name] = changed
+        self._library = _load(tuple(sorted(sources.items())), sanitized)
+        self._numbers = {name: number for number, name in enumerate(KERNELS)}
+        self._backwards = backwards
+        self.launches: list[str] = []  # names, in order
+
+    def signature(self, name: str) -> str:
+        """The kernel's C++ signature, a letter an argument: i, f scalars; I, F, S, L, B arrays."""
+        text: bytes = self._library.shim_signature(self._numbers[name])
+        return text.decode()
+
+    def launch(self, name: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Launchable]) -> None:
+        """Run one kernel to its end. Raises ShimError, and TypeError for arguments that are not the kernel's."""
+        kernel = KERNELS[name]
+        check(kernel, arguments)
+        if tuple(block) != kernel.block:
+            raise TypeError(f"{name} runs in blocks of {kernel.block}, not {tuple(block)}")
+        if 0 in grid:
+            raise ShimError(f"{name}: a grid of {tuple(grid)} blocks is none")
+        self.launches.append(name)
+        values = [_as_c(value, wanted.dtype) for value, wanted in zip(arguments, kernel.arguments, strict=True)]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (tuple(grid), tuple(block))]
+        message = self._library.shim_launch(self._numbers[name], *sizes, pointers, int(self._backwards))
+        if message is not None:
+            raise ShimError(f"{name}: {message.decode()}")
+
+
+def _as_c(value: Launchable, dtype: torch.dtype) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int32:
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_float(value) if dtype == torch.float32 else ctypes.c_int32(int(value))
+
+
+def _device_files() -> list[str]:
+    return sorted(path.name for path in SOURCE_FOLDER.iterdir() if path.suffix in (".cu", ".cuh"))
+
+
+def compiler() -> str | None:
+    """The host's C++ compiler, or None."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@cache
+def _load(sources: tuple[tuple[str, str], ...], sanitized: bool) -> ctypes.CDLL:
+    """Compile the sources, or take the library that was made of the same ones before."""
+    here = Path(__file__).parent
+    program = "".join(
+        ['#include "shim.h"\n']
+        + [f'#include "{name}"\n' for name in SOURCES]
+        + ['#include "driver.h"\n', "GNS_KERNELS(", *(f"GNS_KERNEL({name}) " for name in KERNELS), ")\n"]
+    )
+    flags = (*FLAGS, *SANITIZERS) if sanitized else FLAGS
+    command = compiler()
+    assert command is not None, "the CUDA kernels' tests need a C++ compiler"
+    key = hashlib.sha256(repr((sources, program, flags, command)).encode())
+    for header in (here / "shim.h", here / "driver.h", *(SOURCE_FOLDER.parent.glob("*.h"))):
+        key.update(header.read_bytes())
+    folder = Path(tempfile.gettempdir()) / f"gns-cuda-shim-{os.getuid()}" / key.hexdigest()[:24]
+    library = folder / "kernels.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            for name, text in sources:
+                (Path(work) / name).write_text(text)
+            (Path(work) / "program.cpp").write_text(program)
+            includes = [f"-I{path}" for path in (work, here, INCLUDE_FOLDERS[1])]
+            subprocess.run([command, *flags, *includes, "program.cpp", "-o", "kernels.so"], cwd=work, check=True)
+            (Path(work) / "kernels.so").replace(library)
+    loaded = ctypes.CDLL(str(library))
+    loaded.shim_launch.restype = ctypes.c_char_p
+    loaded.shim_signature.restype = ctypes.c_char_p
+    return loaded

@@ -1,0 +1,388 @@
+"""The CUDA backend's host side, end to end: shipped kernels run on CPU tensors, everything around them is production.
+
+Results are compared with the reference and with the CPU backend; the kernels have tests of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gns import gaussian_renderer
+from gns.arguments import TrainConfig
+from gns.errors import UserError
+from gns.gaussian_renderer import cpu, cuda, cuda_kernels, importance, render
+from gns.gaussian_renderer.autograd import planes_of
+from gns.losses import photometric_loss
+from gns.optimiser import AdamGroup, adam_step
+from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.training import Trainer, TrainState, train
+from gns.utils.png import to_eight_bit
+from tests.cuda.shim import ShimLauncher, compiler
+from tests.gaussian_renderer.comparison import (
+    Backend,
+    assert_close,
+    assert_gradients_agree,
+    assert_images_agree,
+    assert_radii_agree,
+    evaluate,
+    example,
+    judgement,
+    outside_band,
+    trainable,
+)
+from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
+
+TOLERANCE = Backend("shim", torch.float32, image=1e-5, gradient=1e-3, rounding=1e-5)
+
+
+@pytest.fixture
+def shim(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimLauncher]:
+    """Sends everything that is on the CPU through the CUDA backend, whose kernels run on the CPU."""
+    launcher = ShimLauncher()
+    monkeypatch.setattr(cuda, "runs_on", lambda device: True)
+    monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
+    monkeypatch.setattr(cuda, "_idle", {})
+    yield launcher
+    assert launcher.launches, "nothing went through the CUDA backend"
+
+
+def _single(scene: Example) -> Gaussians:
+    return converted(scene.gaussians, torch.float32)
+
+
+# Rendering
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_agrees_with_the_reference(shim: ShimLauncher, name: str) -> None:
+    counted = outside_band(name)
+    found, expected = evaluate(render, example(name), torch.float32, counted), judgement(name)
+    assert_images_agree(found, expected, counted, TOLERANCE)
+    assert_radii_agree(found.radii, expected.radii, TOLERANCE.gradient)
+    assert_close(found.importance, expected.importance, TOLERANCE.gradient, "importance")
+    assert_gradients_agree(found.gradients, expected.gradients, TOLERANCE.gradient)
+
+
+def test_one_wrong_opacity_is_noticed(shim: ShimLauncher) -> None:
+    name = "33x47, degree 2"
+    counted, scene = outside_band(name), example(name)
+    gaussians = converted(scene.gaussians, torch.float64)
+    gaussians.logits[3] += 0.05
+    spoilt = Example(**{**vars(scene), "gaussians": gaussians})
+    with pytest.raises(AssertionError, match="image is off"):
+        assert_images_agree(evaluate(render, spoilt, torch.float32, counted), judgement(name), counted, TOLERANCE)
+
+
+def test_equal_input_gives_equal_bits(shim: ShimLauncher) -> None:
+    scene, everywhere = example("130x70, degree 3"), torch.ones(70, 130, dtype=torch.bool)
+    first, second = (evaluate(render, scene, torch.float32, everywhere) for _ in range(2))
+    assert torch.equal(first.image, second.image) and torch.equal(first.importance, second.importance)
+    assert all(torch.equal(first.gradients[name], second.gradients[name]) for name in first.gradients)
+
+
+def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
+    scene, everywhere = example("33x47, degree 2"), torch.ones(47, 33, dtype=torch.bool)
+    clean = evaluate(render, scene, torch.float32, everywhere)
+    evaluate(render, example("130x70, degree 3"), torch.float32, torch.ones(70, 130, dtype=torch.bool))
+    for workspace in cuda._idle[torch.device("cpu")]:
+        for buffer in workspace._buffers.values():
+            buffer.fill_(math.nan if buffer.is_floating_point() else torch.iinfo(buffer.dtype).max)
+    again = evaluate(render, scene, torch.float32, everywhere)
+    assert torch.equal(clean.image, again.image)
+    assert all(torch.equal(clean.gradients[name], again.gradients[name]) for name in clean.gradients)
+
+
+def test_importance_alone_has_the_bits_of_the_rendering_with_it(shim: ShimLauncher) -> None:
+    scene = example("33x47, degree 2")
+    gaussians, edges = _single(scene), scene.edges.float()
+    both = render(scene.camera, gaussians, scene.background.float(), edges=edges)
+    assert both.importance is not None
+    assert torch.equal(importance(scene.camera, gaussians, edges), both.importance)
+    assert "score" in shim.launches and "blend_score" in shim.launches
+
+
+def test_many_tiles_take_the_wide_kernels(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, everywhere = example("130x70, degree 3"), torch.ones(70, 130, dtype=torch.bool)
+    narrow = evaluate(render, scene, torch.float32, everywhere)
+    monkeypatch.setattr(cuda_kernels, "MOST_SHORT_TILES", 44)  # there are 45
+    wide = evaluate(render, scene, torch.float32, everywhere)
+    assert {"emit", "emit_wide", "ranges", "ranges_wide"} <= set(shim.launches)
+    assert torch.equal(narrow.image, wide.image)
+    assert all(torch.equal(narrow.gradients[name], wide.gradients[name]) for name in narrow.gradients)
+
+
+def test_accumulating_adds_to_what_is_there(shim: ShimLauncher) -> None:
+    scene = example("33x47, degree 2")
+    fresh, summed = trainable(_single(scene), torch.float32), trainable(_single(scene), torch.float32)
+    for _, values in summed.named_tensors():
+        values.grad = torch.zeros_like(values)
+    for times in (1, 2):
+        for gaussians, accumulate in ((fresh, False), (summed, True)):
+            seen = render(scene.camera, gaussians, scene.background.float(), accumulate=accumulate)
+            (seen.image * scene.image_weights.float()).sum().backward()  # type: ignore[no-untyped-call]
+        for (name, once), (_, several) in zip(fresh.named_tensors(), summed.named_tensors(), strict=True):
+            assert once.grad is not None and several.grad is not None
+            if times == 1:
+                assert torch.equal(once.grad, several.grad), name
+            assert_close(several.grad, once.grad, 1e-5, name)
+
+
+def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> None:
+    one, other = example("33x47, degree 2"), example("130x70, degree 3")
+    alone = evaluate(render, one, torch.float32, torch.ones(47, 33, dtype=torch.bool))
+    gaussians = trainable(_single(one), torch.float32)
+    seen = render(one.camera, gaussians, one.background.float(), edges=one.edges.float())
+    between = render(other.camera, _single(other), other.background.float())
+    loss = (seen.image * one.image_weights.float()).sum() + (seen.alpha * one.alpha_weights.float()).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(alone.image, seen.image.detach().double())
+    assert gaussians.means.grad is not None
+    assert torch.equal(alone.gradients["means"], gaussians.means.grad.double())
+    del seen, between, loss
+    assert len(cuda._idle[torch.device("cpu")]) == 2  # both are free again, and kept
+
+
+def test_workspaces_only_grow() -> None:
+    space = cuda._Workspace(torch.device("cpu"))
+    first = space.take("a", (10, 3))
+    assert first.shape == (10, 3) and first.is_contiguous()
+    assert space.take("a", (4,)).data_ptr() == first.data_ptr()
+    assert space.take("a", (33,)).data_ptr() == first.data_ptr()  # an eighth was to spare
+    assert space.take("a", (50, 2)).numel() == 100
+    assert space.take("a", (0, 12)).shape == (0, 12)
+
+
+# Refusals
+
+
+def test_double_precision_is_refused(shim: ShimLauncher) -> None:
+    scene = example("1x1")
+    with pytest.raises(TypeError, match=r"float32, not torch\.float64"):
+        render(scene.camera, scene.gaussians, scene.background)
+    shim.launches.append("none needed")
+
+
+def _rendering(scene: Example) -> cuda.Rendering:
+    parameters = tuple(planes_of(values) for _, values in _single(scene).named_tensors())
+    return cuda.Rendering(scene.camera, parameters, scene.gaussians.sh_degree)
+
+
+def test_too_wide_an_image_is_refused(shim: ShimLauncher) -> None:
+    camera = camera_at(65536, 4)
+    with pytest.raises(UserError, match="65536×4 pixels"):
+        _rendering(example_of(camera, gaussians_seen(camera, 3)))
+    shim.launches.append("none needed")
+
+
+def test_too_many_instances_are_refused_and_counted_in_64_bits(shim: ShimLauncher) -> None:
+    rendering = _rendering(example("33x47, degree 2"))
+    rendering.project(with_colour=True, radii=None)
+    rendering.tile_counts.fill_(2**31 - 1)
+    rendering.sort_by_depth()
+    with pytest.raises(UserError, match="needs 214,748,364,700 tile instances for 100 Gaussians"):
+        rendering.emit()
+
+
+# Loss
+
+
+@pytest.mark.parametrize("size", [(40, 30), (16, 16), (1, 1), (7, 50)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_loss_agrees_with_the_cpu(shim: ShimLauncher, size: tuple[int, int], masked: bool) -> None:
+    generator = torch.Generator().manual_seed(size[0])
+    target = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
+    mask = torch.rand(size, generator=generator) > 0.3 if masked else None
+    rendered = torch.rand(3, *size, generator=generator)
+    results = []
+    for on_gpu in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda, "runs_on", lambda device, answer=on_gpu: answer)
+            image = rendered.clone().requires_grad_()
+            loss = photometric_loss(image, target, mask)
+            (3 * loss).backward()  # type: ignore[no-untyped-call]
+            assert image.grad is not None
+            results.append((loss.detach(), image.grad))
+            assert torch.equal(photometric_loss(rendered, target, mask), loss.detach())  # without a gradient
+    (loss, gradient), (expected_loss, expected_gradient) = results
+    assert loss.shape == () and abs(loss - expected_loss) < 2e-6
+    assert_close(gradient, expected_gradient, 1e-4, "gradient")
+
+
+def test_a_photo_of_another_size_is_refused(shim: ShimLauncher) -> None:
+    with pytest.raises(ValueError, match="of its size"):
+        photometric_loss(torch.zeros(3, 8, 9), torch.zeros(9, 8, 3, dtype=torch.uint8))
+    shim.launches.append("none needed")
+
+
+# Adam
+
+
+@pytest.mark.parametrize("merged", [1, 2])
+def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch, merged: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(3, 1500, generator=generator).T, torch.randn(7, generator=generator), torch.zeros(4, 0, 3)]
+    gradients = [1e-8 * torch.randn(3, 1500, generator=generator).T, torch.randn(7, generator=generator), start[2]]
+    results = []
+    for on_gpu in (True, False):
+        monkeypatch.setattr(cuda, "runs_on", lambda device, answer=on_gpu: answer)
+        values = [tensor.clone(memory_format=torch.preserve_format) for tensor in start]
+        moments = [(torch.zeros_like(tensor), torch.zeros_like(tensor)) for tensor in values]
+        for step in range(1, 4):
+            spent = [tensor.clone(memory_format=torch.preserve_format) for tensor in gradients]
+            adam_step(
+                [
+                    AdamGroup(value, gradient, *moment, 0.1 / (index + 1), step * merged, merged)
+                    for index, (value, gradient, moment) in enumerate(zip(values, spent, moments, strict=True))
+                ]
+            )
+            assert not any(gradient.any() for gradient in spent)
+        results.append((values, moments))
+    for found, expected in zip(results[0][0], results[1][0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
+    for found_pair, expected_pair in zip(results[0][1], results[1][1], strict=True):
+        for found, expected in zip(found_pair, expected_pair, strict=True):
+            torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+# Training
+
+WIDTH, HEIGHT, BUDGET, ITERATIONS = 32, 24, 100, 150
+
+
+def _camera(index: int) -> Camera:
+    angle = 0.25 * (index - 1.5)
+    pose = np.eye(4)
+    pose[0, 0], pose[0, 2], pose[2, 0], pose[2, 2] = math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    pose[2, 3] = 4.0
+    return Camera(WIDTH, HEIGHT, 32.0, 32.0, WIDTH / 2, HEIGHT / 2, pose, f"{index}.png")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """Photos of 200 small Gaussians, and a few of their means to start from."""
+    generator = torch.Generator().manual_seed(0)
+    truth = Gaussians(
+        means=2 * torch.rand(200, 3, generator=generator) - 1,
+        log_scales=torch.full((200, 3), math.log(0.08)),
+        quats=torch.randn(200, 4, generator=generator),
+        logits=torch.full((200,), 2.0),
+        sh_dc=torch.randn(200, 1, 3, generator=generator),
+        sh_rest=torch.zeros(200, 0, 3),
+    )
+    cameras = [_camera(index) for index in range(4)]
+    views = [View(camera, to_eight_bit(render(camera, truth, torch.zeros(3)).image)) for camera in cameras]
+    points = PointCloud(truth.means[:120].double().numpy(), np.full((120, 3), 128, np.uint8))
+    return Scene("tiny", views[:3], views[3:], points, extent=1.5, background=(0.0, 0.0, 0.0))
+
+
+def _config(**changes: Any) -> TrainConfig:
+    options: dict[str, Any] = {
+        "source_path": Path("unused"),
+        "model_path": Path("unused"),
+        "final_budget": BUDGET,
+        "iterations": ITERATIONS,
+        "sh_degree": 1,
+        "threads": 1,
+        "quiet": True,
+        "test_iterations": (-1,),
+    }
+    return TrainConfig(**{**options, **changes})
+
+
+def _advance(trainer: Trainer, state: TrainState, until: int) -> dict[str, Tensor]:
+    """The parameters after iteration `until`."""
+    while state.iteration < until:
+        trainer.advance(state)
+    return {name: values.detach().clone() for name, values in state.population.gaussians.named_tensors()}
+
+
+def _trained(scene: Scene, until: int) -> dict[str, Tensor]:
+    """The parameters after iteration `until`, beginning with ellipsoids: a sphere's turns have no gradient."""
+    config = _config()
+    state = TrainState.begin(config, scene)
+    with torch.no_grad():
+        state.population.gaussians.log_scales += torch.tensor([0.4, 0.0, -0.4])
+    return _advance(Trainer(config, scene), state, until)
+
+
+def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = _trained(scene, 2)  # later, Adam has turned rounding of tiny gradients into whole steps
+    assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward", "adam"} <= set(shim.launches)
+    monkeypatch.setattr(cuda, "runs_on", lambda device: False)
+    for name, expected in _trained(scene, 2).items():
+        far = (ours[name] - expected).abs() > 1e-4 * expected.abs().max()
+        assert far.double().mean() < 0.01, f"{name}: {int(far.sum())} of {far.numel()} entries differ"
+
+
+def test_a_whole_run_reaches_the_budget_and_repeats_its_bits(shim: ShimLauncher, scene: Scene) -> None:
+    first, second = (train(_config(), scene).population.state_dict() for _ in range(2))
+    for name, group in first["groups"].items():
+        assert group["parameter"].shape[0] == BUDGET
+        assert torch.equal(group["parameter"], second["groups"][name]["parameter"]), name
+        assert torch.equal(group["second_moment"], second["groups"][name]["second_moment"]), name
+    assert {"score", "sum_scores"} <= set(shim.launches)  # the survey took place
+
+
+@pytest.mark.parametrize("first_on_gpu", [True, False])
+def test_a_checkpoint_goes_on_on_the_other_device(
+    shim: ShimLauncher, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_on_gpu: bool
+) -> None:
+    config = _config(model_path=tmp_path)
+    monkeypatch.setattr(cuda, "runs_on", lambda device: first_on_gpu)
+    state = TrainState.begin(config, scene)
+    before = _advance(Trainer(config, scene), state, 20)
+    run = RunFolder.create(tmp_path, config)
+    run.save_checkpoint(state.state_dict(), 20)
+    monkeypatch.setattr(cuda, "runs_on", lambda device: not first_on_gpu)
+    resumed = TrainState.from_state_dict(read_checkpoint(run.checkpoint_path(20)), config, scene)
+    for name, values in resumed.population.gaussians.named_tensors():
+        assert torch.equal(values, before[name])
+    after, there = (
+        _advance(Trainer(config, scene), again, 21)
+        for again in (resumed, state)  # the same iteration on the other device, and on the first
+    )
+    assert all(after[name].shape == there[name].shape for name in after)
+
+
+class _HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations for which the host waits for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"):
+            self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_steady_iteration_reads_one_number(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(iterations=30_000)
+    trainer, state = Trainer(config, scene), TrainState.begin(config, scene)
+    _advance(trainer, state, 2)
+    notes: list[Tensor] = []
+    monkeypatch.setattr(state.sampler, "next", lambda: 0)  # it reads its own order, which never leaves the CPU
+    with _HostReads() as reads:
+        trainer.advance(state, lambda it, views, loss: notes.append(loss))
+    assert reads.names == ["aten::_local_scalar_dense"]  # the number of instances
+    assert notes[0].shape == ()
+
+
+def test_the_device_of_the_tensors_decides() -> None:
+    gaussians = _single(example("1x1"))
+    assert gaussian_renderer._backend(gaussians) is cpu.Rendering
+    elsewhere = Gaussians(*(values.to("meta") for _, values in gaussians.named_tensors()))
+    assert not cuda.runs_on(elsewhere.means.device) and cuda.runs_on(torch.device("cuda", 1))

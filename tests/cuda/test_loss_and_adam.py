@@ -1,0 +1,115 @@
+"""The shipped CUDA kernels of the loss and the optimiser, run on the CPU, against torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gns.gaussian_renderer.cuda_kernels import KERNELS, Launchable
+from tests.cuda.shim import ShimLauncher
+from tests.cuda.stages import poisoned
+from tests.gaussian_renderer.comparison import assert_close
+from tests.gaussian_renderer.test_loss import SIZES, expected_loss_and_gradient, images
+
+LOSS_TOLERANCE = 1e-6  # absolute
+GRADIENT_TOLERANCE = 1e-5  # of the largest entry
+
+
+def launch_loss(launcher: ShimLauncher, name: str, width: int, height: int, *arguments: Launchable) -> None:
+    grid = (1, 1, 1) if name == "loss_sum" else (-(-width // 16), -(-height // 16), 3)
+    launcher.launch(name, grid, KERNELS[name].block, (width, height, *arguments))
+
+
+def loss_and_gradient(
+    launcher: ShimLauncher, image: Tensor, target: Tensor, mask: Tensor | None, scale: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The kernels' loss [1] and gradient [3, H, W]."""
+    height, width = target.shape[:2]
+    blocks = 3 * -(-width // 16) * -(-height // 16)
+    partial, loss = poisoned(blocks, 2), poisoned(1)
+    maps, gradient = poisoned(3, 3, height, width), poisoned(3, height, width)
+    pictures = (image.float().contiguous(), target, None if mask is None else mask.to(torch.uint8))
+    launch_loss(launcher, "loss_maps", width, height, *pictures, maps, partial)
+    launch_loss(launcher, "loss_sum", width, height, partial, loss)
+    factor = None if scale is None else torch.tensor([scale])
+    launch_loss(launcher, "loss_gradient", width, height, *pictures, maps, factor, gradient)
+    return loss, gradient
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (40, 70)])
+def test_loss_and_gradient_agree_with_the_reference(height: int, width: int, masked: bool, shim: ShimLauncher) -> None:
+    image, target, mask = images(height, width)
+    mask_or_none = mask if masked else None
+    loss, gradient = loss_and_gradient(shim, image, target, mask_or_none)
+    expected_loss, expected_gradient = expected_loss_and_gradient(image, target, mask_or_none)
+    assert abs(loss.item() - expected_loss.item()) <= LOSS_TOLERANCE
+    assert_close(gradient.double(), expected_gradient, GRADIENT_TOLERANCE, "gradient")
+
+
+def test_flat_areas_agree(shim: ShimLauncher) -> None:
+    """Where nothing varies, variances are differences of equal numbers."""
+    target = torch.full((30, 40, 3), 200, dtype=torch.uint8)
+    target[:, 20:] = 0
+    image = torch.full((3, 30, 40), 0.5, dtype=torch.float64)
+    loss, gradient = loss_and_gradient(shim, image, target, None)
+    expected_loss, expected_gradient = expected_loss_and_gradient(image, target, None)
+    assert abs(loss.item() - expected_loss.item()) <= 1e-5
+    assert_close(gradient.double(), expected_gradient, 1e-4, "gradient")
+
+
+def test_masked_pixels_get_exactly_no_gradient(shim: ShimLauncher) -> None:
+    image, target, mask = images(47, 33)
+    _, gradient = loss_and_gradient(shim, image, target, mask)
+    assert not gradient[:, ~mask].any() and gradient[:, mask].all()
+
+
+def test_the_scale_multiplies_the_gradient_only(shim: ShimLauncher) -> None:
+    image, target, _ = images(17, 16)
+    loss, gradient = loss_and_gradient(shim, image, target, None)
+    scaled_loss, scaled = loss_and_gradient(shim, image, target, None, scale=0.25)
+    assert torch.equal(loss, scaled_loss) and torch.equal(scaled, 0.25 * gradient)
+
+
+def test_the_loss_alone_needs_no_maps(shim: ShimLauncher) -> None:
+    image, target, mask = images(17, 40)
+    partial, loss = poisoned(3 * 2 * 3, 2), poisoned(1)
+    launch_loss(shim, "loss_maps", 40, 17, image.float().contiguous(), target, mask.to(torch.uint8), None, partial)
+    launch_loss(shim, "loss_sum", 40, 17, partial, loss)
+    assert torch.equal(loss, loss_and_gradient(shim, image, target, mask)[0])
+
+
+def test_the_order_of_threads_changes_no_bit(shim: ShimLauncher, backwards: ShimLauncher) -> None:
+    image, target, mask = images(47, 33)
+    first, second = (loss_and_gradient(launcher, image, target, mask) for launcher in (shim, backwards))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def adam_steps(launcher: ShimLauncher, gradients: Tensor, start: Tensor, rate: float, epsilon: float) -> Tensor:
+    """The parameter after one step for each row of `gradients` [steps, count]."""
+    parameter, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    for step, values in enumerate(gradients, start=1):
+        gradient = values.clone()
+        corrections = (rate / (1 - 0.9**step), (1 - 0.999**step) ** -0.5)
+        scalars = (0.9, 1 - 0.9, 0.999, 1 - 0.999, *corrections, epsilon)
+        grid = (-(-len(start) // 1024), 1, 1)
+        launcher.launch("adam", grid, (256, 1, 1), (len(start), parameter, gradient, first, second, *scalars))
+        assert not gradient.any(), "the gradient is zeroed"
+    return parameter
+
+
+@pytest.mark.parametrize("count", [1, 255, 1024, 1025, 3000])
+@pytest.mark.parametrize("size", [1.0, 1e-8])
+def test_adam_is_that_of_torch(count: int, size: float, shim: ShimLauncher) -> None:
+    generator = torch.Generator().manual_seed(count)
+    gradients = size * torch.randn(5, count, generator=generator)
+    gradients[2] = 0.0  # momentum alone
+    start = torch.randn(count, generator=generator)
+    leaf = start.double().requires_grad_()
+    optimizer = torch.optim.Adam([leaf], lr=0.01, betas=(0.9, 0.999), eps=1e-15)
+    for values in gradients:
+        leaf.grad = values.double()
+        optimizer.step()
+    moved = adam_steps(shim, gradients, start, 0.01, 1e-15).double() - start.double()
+    assert_close(moved, leaf.detach() - start.double(), 1e-4, "step")

@@ -1,0 +1,133 @@
+"""Errors planted in the kernels' text, one at a time: the checks of the other tests must see each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from tests.cuda.shim import ShimError, ShimLauncher
+from tests.cuda.stages import evaluate_stages
+from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
+from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.gaussian_renderer.test_loss import images
+
+
+@dataclass(frozen=True)
+class Plant:
+    """`good` becomes `bad` once in a source; `name` is the example on which the comparison must fail."""
+
+    file: str
+    good: str
+    bad: str
+    name: str = "33x47, degree 2"
+
+    def launcher(self, *, backwards: bool = False) -> ShimLauncher:
+        return ShimLauncher(edits={self.file: self._edit}, backwards=backwards)
+
+    def _edit(self, text: str) -> str:
+        assert self.good in text, f"{self.file} no longer holds {self.good!r}"
+        return text.replace(self.good, self.bad, 1)
+
+
+# Each changes one number or one line of a different stage.
+WRONG_RESULTS = [
+    Plant("project.cu", "p.view.z > float(kNear)", "p.view.z > 0.1f", "all behind"),
+    Plant("tiles.cuh", "right = left + float(kTile - 1)", "right = left + float(kTile - 9)"),
+    Plant("tiles.cu", "slot + before);", "slot + lane);", "wide giants"),
+    Plant("blend.cuh", "drawn ? -fabsf(transmittance) : transmittance", "transmittance", "opaque stacks"),
+    Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
+    Plant(
+        "blend_backward.cu", "exchange(lane & 8, six[k], six[k + 3], 8)", "exchange(lane & 8, six[k], six[k + 3], 4)"
+    ),
+    Plant(
+        "blend_backward.cu",
+        "for (int i = begin + thread; i < range.y; i += kBlendThreads)",
+        "for (int i = 0; i < 0;)",
+        "deep opaque stack",
+    ),
+    Plant("project_backward.cu", "0.5f * sum[9]", "sum[9]"),
+    Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
+]
+
+
+@pytest.mark.parametrize("plant", WRONG_RESULTS, ids=lambda plant: f"{plant.file}: {plant.bad}")
+def test_a_wrong_result_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    launcher, inside = plant.launcher(), outside_band(plant.name)
+    with pytest.raises((AssertionError, ShimError)):
+        assert_outcome_agrees(evaluate_stages(launcher, example(plant.name), inside), plant.name)
+
+
+# A barrier that is missing may do no harm in one order of the threads; it must in one of the two.
+MISSING_BARRIERS = [
+    Plant("blend.cu", "    __syncthreads();\n\n    for (int group", "\n    for (int group"),
+    Plant("blend_backward.cu", "      __syncthreads();\n      store_group", "      store_group"),
+    Plant("blend_backward.cu", "      __syncthreads();  // before", "      // before", "2000 in one tile"),
+]
+
+
+@pytest.mark.parametrize("plant", MISSING_BARRIERS, ids=lambda plant: f"{plant.file}: {plant.good.split()[-1]}")
+def test_a_missing_barrier_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    scene, inside = example(plant.name), outside_band(plant.name)
+    with pytest.raises((AssertionError, ShimError)):
+        first, second = (evaluate_stages(plant.launcher(backwards=order), scene, inside) for order in (False, True))
+        assert_same_bits(first, second)
+        assert_outcome_agrees(first, plant.name)
+
+
+# What a GPU answers with anything at all, or by hanging.
+FORBIDDEN = [
+    (
+        Plant("tiles.cu", "  if (rank < count) {", "  if (rank >= count) return;\n  {"),
+        "after some thread has ended|while others wait",
+    ),
+    (
+        Plant("blend_backward.cu", "if (!__any_sync(kAllLanes, contributed)) continue;", "if (!contributed) continue;"),
+        "different places|wait for ever",
+    ),
+    (
+        Plant("blend.cu", "    __syncthreads();\n\n", "    if (pixels.warp) __syncthreads();\n\n"),
+        "different places|wait for ever",
+    ),
+    (
+        Plant("blend_backward.cu", "__shfl_xor_sync(kAllLanes, one, 1)", "__shfl_xor_sync(1u << lane, one, 1)"),
+        "only whole warps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("plant", "message"), FORBIDDEN, ids=lambda value: getattr(value, "file", ""))
+def test_what_no_gpu_has_to_accept_is_refused(plant: Plant, message: str, shim: ShimLauncher) -> None:
+    with pytest.raises(ShimError, match=message):
+        evaluate_stages(plant.launcher(), example(plant.name), outside_band(plant.name))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        Plant("loss.cu", "kSsimWeight = 0.2f", "kSsimWeight = 0.21f"),
+        Plant("loss.cu", "0.26601172486179436f", "0.265f"),
+    ],
+    ids=lambda plant: plant.bad,
+)
+def test_an_error_in_the_loss_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    image, target, mask = images(47, 33)
+    loss, gradient = loss_and_gradient(shim, image, target, mask)
+    wrong_loss, wrong_gradient = loss_and_gradient(plant.launcher(), image, target, mask)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(wrong_gradient, gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
+        assert abs(float(wrong_loss - loss)) <= 1e-6
+
+
+def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
+    plant = Plant("adam.cu", "one_minus_beta2 * g * g", "one_minus_beta2 * g")
+    gradients, start = torch.rand(3, 10) + 0.5, torch.zeros(10)
+    expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
+    wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)
+    assert not torch.allclose(wrong, expected, rtol=1e-4)
+
+
+def test_a_plant_that_changes_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to change"):
+        ShimLauncher(edits={"adam.cu": lambda text: text})

@@ -1,0 +1,76 @@
+"""The kernels under the address and undefined-behaviour sanitizers, in a process of their own.
+
+Every tensor is then surrounded by forbidden memory, so that an index that is off by one ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cuda.shim import compiler
+
+ROOT = Path(__file__).parents[2]
+
+
+def sanitizer_libraries() -> list[str]:
+    """What has to be loaded before Python itself; empty where the compiler has none."""
+    command = compiler()
+    if command is None:
+        return []
+    found = []
+    for name in ("libasan.so", "libubsan.so"):
+        answer = subprocess.run([command, f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+        path = Path(answer.stdout.strip())
+        if not path.is_absolute():
+            return []
+        found.append(str(path))
+    return found
+
+
+PROGRAM = """
+import sys
+import torch
+from tests.cuda.shim import ShimLauncher
+from tests.cuda.stages import evaluate_stages
+from tests.cuda.test_kernels import example
+from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.gaussian_renderer.test_loss import images
+
+file, good, bad = sys.argv[1:] or (None, None, None)
+launcher = ShimLauncher(sanitized=True, edits={file: lambda text: text.replace(good, bad)} if file else None)
+for name in ("33x47, degree 2", "15x17, degree 0", "no Gaussians", "deep opaque stack", "wide giants"):
+    scene = example(name)
+    evaluate_stages(launcher, scene, torch.ones(scene.camera.height, scene.camera.width, dtype=torch.bool))
+loss_and_gradient(launcher, *images(17, 40))
+adam_steps(launcher, torch.ones(2, 1030), torch.zeros(1030), 0.01, 1e-15)
+print("all kernels ran")
+"""
+
+
+def run_sanitized(*plant: str) -> subprocess.CompletedProcess[str]:
+    libraries = sanitizer_libraries()
+    if not libraries:
+        pytest.skip("the C++ compiler has no sanitizers")
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",  # fibers have stacks of their own
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-c", PROGRAM, *plant]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_kernels_stay_inside_their_memory() -> None:
+    result = run_sanitized()
+    assert result.returncode == 0 and "all kernels ran" in result.stdout, result.stderr
+
+
+def test_one_element_too_far_is_seen() -> None:
+    result = run_sanitized("tiles.cu", "i == instances - 1 || ", "")
+    assert result.returncode != 0 and "heap-buffer-overflow" in result.stderr
