@@ -1,5 +1,6 @@
-// The shim's library, seen from Python: launches any of the kernels by name, with arguments as cuLaunchKernel takes them.
-// Include after the kernels; the list of them follows in a generated file as GNS_KERNEL(name) lines between braces.
+// The shim's library, seen from Python: launches any of the kernels by name, with arguments as cuLaunchKernel takes
+// them. Include after the kernels; the list of them follows in a generated file as GNS_KERNEL(name) lines between
+// braces.
 #pragma once
 
 #include <utility>

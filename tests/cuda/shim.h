@@ -1,9 +1,10 @@
-// Runs CUDA kernels on the CPU: every thread of a block a fiber, the blocks one after the other. Include before the kernels.
+// Runs CUDA kernels on the CPU: every thread of a block a fiber, the blocks one after the other. Include before the
+// kernels.
 //
-// It stops with a message where a GPU would do anything at all: threads of a warp at different collectives, threads of a
-// block at different barriers, a barrier or collective that some thread has already left for good, waiting for ever. Shared
-// memory holds NaN (bytes 0xFF) at the start of every block. What runs first is a choice of the caller (`backwards`), so that
-// a missing barrier shows as a difference.
+// It stops with a message where a GPU would do anything at all: threads of a warp at different collectives, threads of
+// a block at different barriers, a barrier or collective that some thread has already left for good, waiting for ever.
+// Shared memory holds NaN (bytes 0xFF) at the start of every block. What runs first is a choice of the caller
+// (`backwards`), so that a missing barrier shows as a difference.
 // What it cannot see: the order of memory between warps, and the rounding of approximate instructions.
 #pragma once
 
@@ -36,7 +37,6 @@ inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(int(x)); }
-inline float __fdividef(float a, float b) { return a / b; }
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -53,7 +53,8 @@ inline const char* name(Meeting m) {
   return names[int(m)];
 }
 
-// Threads that have come to one meeting, and what they brought. Two sets of values in turn: some may still read the last.
+// Threads that have come to one meeting, and what they brought. Two sets of values in turn: some may still read the
+// last.
 struct Group {
   int members = 0, left = 0, arrived = 0;
   unsigned round = 0;

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -87,8 +88,8 @@ def _device_files() -> list[str]:
 
 
 def compiler() -> str | None:
-    """The host's C++ compiler, or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+    """The host's C++ compiler; None where there is none, or no Linux, on whose linker the shim relies."""
+    return shutil.which(os.environ.get("CXX", "g++")) if sys.platform == "linux" else None
 
 
 @cache
@@ -106,7 +107,7 @@ def _load(sources: tuple[tuple[str, str], ...], sanitized: bool) -> ctypes.CDLL:
     key = hashlib.sha256(repr((sources, program, flags, command)).encode())
     for header in (here / "shim.h", here / "driver.h", *(SOURCE_FOLDER.parent.glob("*.h"))):
         key.update(header.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"gns-cuda-shim-{os.getuid()}" / key.hexdigest()[:24]
+    folder = here.parents[1] / "build" / "cuda-shim" / key.hexdigest()[:24]
     library = folder / "kernels.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)

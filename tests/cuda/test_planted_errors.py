@@ -31,11 +31,11 @@ class Plant:
         return text.replace(self.good, self.bad, 1)
 
 
-# Each changes one number or one line of a different stage.
+# Each changes one number or one line. None may write out of bounds: that is for test_sanitized.
 WRONG_RESULTS = [
     Plant("project.cu", "p.view.z > float(kNear)", "p.view.z > 0.1f", "all behind"),
     Plant("tiles.cuh", "right = left + float(kTile - 1)", "right = left + float(kTile - 9)"),
-    Plant("tiles.cu", "slot + before);", "slot + lane);", "wide giants"),
+    Plant("tiles.cu", "Id(row * out.tiles_x + column)", "Id(span.first * out.tiles_x + column)", "wide giants"),
     Plant("blend.cuh", "drawn ? -fabsf(transmittance) : transmittance", "transmittance", "opaque stacks"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
     Plant(
@@ -121,7 +121,7 @@ def test_an_error_in_the_loss_is_seen(plant: Plant, shim: ShimLauncher) -> None:
 
 
 def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
-    plant = Plant("adam.cu", "one_minus_beta2 * g * g", "one_minus_beta2 * g")
+    plant = Plant("adam.cu", "one_minus_beta2 * g[k] * g[k]", "one_minus_beta2 * g[k]")
     gradients, start = torch.rand(3, 10) + 0.5, torch.zeros(10)
     expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
     wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)

@@ -1,0 +1,101 @@
+// What blending a tile and its backward pass have in common: 128 threads a tile of 16×16 pixels, a warp an 8×8
+// quadrant, a lane the pixels (x, y) and (x, y + 4) of it. Splats are staged in shared memory, a batch at a time; per
+// 32 splats every lane tests one box against the two 8×4 halves of its quadrant, and only what one of them meets is
+// looked at.
+#pragma once
+
+#include "tiles.cuh"
+
+namespace gns {
+
+constexpr int kBlendThreads = 128;
+constexpr int kWarps = kBlendThreads / kWarp;
+constexpr int kBatch = kBlendThreads;  // splats staged at a time: one a thread
+constexpr int kQuadrant = 8;           // pixels, both ways
+constexpr int kHalf = 4;               // rows of a half quadrant, and from a lane's first pixel to its second
+
+// A Gaussian as the loops below read it; the exponent is in base 2 with the opacity folded in:
+// log2(α) = qa·dx² + qb·dx·dy + qc·dy² + ql with (dx, dy) = mean − pixel.
+struct Batch {
+  float4 place[kBatch];   // x, y, pixel columns, pixel rows (packed spans)
+  float4 shape[kBatch];   // qa, qb, qc, ql
+  float4 colour[kBatch];  // red, green, blue, depth
+};
+
+// Where this thread's two pixels are.
+struct PixelPair {
+  int warp, lane;
+  int left, top;    // of the warp's quadrant
+  int column, row;  // of the first pixel
+  bool inside[2];   // the image
+  float x, y[2];    // pixel centres
+  size_t at[2];     // index in an [H, W] plane
+
+  GNS_DEVICE PixelPair(int width, int height) {
+    const int tiles_x = ceil_div(width, kTile), thread = int(threadIdx.x);
+    warp = thread / kWarp;
+    lane = thread % kWarp;
+    left = int(blockIdx.x) % tiles_x * kTile + warp % 2 * kQuadrant;
+    top = int(blockIdx.x) / tiles_x * kTile + warp / 2 * kQuadrant;
+    column = left + lane % kQuadrant;
+    row = top + lane / kQuadrant;
+    x = float(column) + 0.5f;
+    for (int p = 0; p < 2; ++p) {
+      inside[p] = column < width && row + p * kHalf < height;
+      y[p] = float(row + p * kHalf) + 0.5f;
+      at[p] = size_t(row + p * kHalf) * width + column;
+    }
+  }
+};
+
+// The splats of a group of 32 that meet this warp's pixels: a bit a splat, for each half of the quadrant.
+struct Candidates { unsigned half[2]; };
+
+GNS_DEVICE Candidates find_candidates(const Batch& batch, const PixelPair& pixels, int group, int size) {
+  const int j = group + pixels.lane;
+  bool meets[2] = {false, false};
+  if (j < size) {
+    const unsigned columns = __float_as_uint(batch.place[j].z), rows = __float_as_uint(batch.place[j].w);
+    const bool beside = span_first(columns) >= pixels.left + kQuadrant || span_last(columns) < pixels.left;
+    for (int p = 0; p < 2; ++p) {
+      const int top = pixels.top + p * kHalf;
+      meets[p] = !beside && span_first(rows) < top + kHalf && span_last(rows) >= top;
+    }
+  }
+  return {{__ballot_sync(kAllLanes, meets[0]), __ballot_sync(kAllLanes, meets[1])}};
+}
+
+// What of one splat is the same for both pixels of a lane, which lie in one column.
+struct Column {
+  float dx, u, v;
+  GNS_DEVICE Column(const float4& place, const float4& shape, float x) {
+    dx = place.x - x;
+    u = fma(shape.x * dx, dx, shape.w);
+    v = shape.y * dx;
+  }
+};
+
+// One splat on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
+struct Contribution {
+  float density;  // o·exp(power), not capped
+  float alpha, next;
+  bool drawn, kept;
+  GNS_DEVICE Contribution(const Column& column, float qc, float dy, float transmittance) {
+    const float power = fma(fma(qc, dy, column.v), dy, column.u);
+    drawn = power >= float(kLog2MinAlpha);
+    density = fast_exp2(power);
+    alpha = min(density, float(kMaxAlpha));
+    next = fnma(alpha, transmittance, transmittance);
+    kept = drawn && next >= float(kMinTransmittance);  // a stopped pixel's transmittance is negative, so is `next`
+  }
+  // The pixel's new transmittance; its sign falls when this splat would bring it too low, and stays down.
+  GNS_DEVICE float advance(float transmittance) const {
+    return kept ? next : drawn ? -fabsf(transmittance) : transmittance;
+  }
+};
+
+GNS_DEVICE bool both_stopped(const float (&transmittance)[2]) {
+  return transmittance[0] < 0.0f && transmittance[1] < 0.0f;
+}
+
+}  // namespace gns

@@ -1,0 +1,222 @@
+// 0.8·L1 + 0.2·(1 − SSIM) and its gradient. SSIM: Wang et al., 2004; Gaussian window of 11 pixels, σ = 1.5, zero
+// padding. A block a tile of 16×16 pixels of one channel (blockIdx.z).
+#include "device.cuh"
+
+namespace gns {
+
+constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
+constexpr int kHalo = kTile + 2 * kRadius;
+constexpr int kLossThreads = kTile * kTile;
+constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
+constexpr float kL1Weight = 0.8f, kSsimWeight = 0.2f;
+
+// exp(−x²/(2·1.5²)) for x = −5 .. 5, normalised to sum one.
+__constant__ float kWindow[kTaps] = {0.00102838008447911f, 0.007598758135239185f, 0.03600077212843083f,
+                                     0.10936068950970002f, 0.2130055377112537f,   0.26601172486179436f,
+                                     0.2130055377112537f,  0.10936068950970002f,  0.03600077212843083f,
+                                     0.007598758135239185f, 0.00102838008447911f};
+
+struct Images {
+  int width, height;
+  const float* image;           // [3][H][W]
+  const unsigned char* target;  // [H][W][3]
+  const unsigned char* mask;    // [H][W] or null
+};
+
+struct PixelValue { float x, y; };  // rendered and photographed
+
+// Zero outside the image and where the mask is.
+GNS_DEVICE PixelValue load_pixel(const Images& in, int channel, int column, int row) {
+  if (column < 0 || row < 0 || column >= in.width || row >= in.height) return {0.0f, 0.0f};
+  const size_t at = size_t(row) * in.width + column;
+  if (in.mask && !in.mask[at]) return {0.0f, 0.0f};
+  const size_t plane = size_t(in.width) * in.height;
+  return {in.image[channel * plane + at], float(in.target[3 * at + channel]) * float(1.0 / 255)};
+}
+
+// Blurs `kMaps` maps over the halo to this thread's pixel: along rows into shared memory, then down columns. load(map,
+// row, column) gives a value of the halo. All threads of the block must call.
+template <int kMaps, class Load>
+GNS_DEVICE void blur(float (&rows)[kMaps][kHalo][kTile], Load load, float (&out)[kMaps]) {
+  const int thread = threadIdx.y * kTile + threadIdx.x;
+  for (int cell = thread; cell < kHalo * kTile; cell += kLossThreads) {
+    const int row = cell / kTile, column = cell % kTile;
+    float sum[kMaps] = {};
+#pragma unroll
+    for (int k = 0; k < kTaps; ++k) {
+      float value[kMaps];
+      load(row, column + k, value);
+      for (int map = 0; map < kMaps; ++map) sum[map] = fma(kWindow[k], value[map], sum[map]);
+    }
+    for (int map = 0; map < kMaps; ++map) rows[map][row][column] = sum[map];
+  }
+  __syncthreads();
+  for (int map = 0; map < kMaps; ++map) {
+    out[map] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kTaps; ++k) out[map] = fma(kWindow[k], rows[map][threadIdx.y + k][threadIdx.x], out[map]);
+  }
+}
+
+// Sum over the block, in a fixed order; the result is thread 0's. `scratch` holds a value a warp.
+GNS_DEVICE float sum_of_block(float value, float* scratch) {
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, lane = thread % kWarp;
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(kAllLanes, value, distance);
+  if (lane == 0) scratch[thread / kWarp] = value;
+  __syncthreads();
+  float sum = 0.0f;
+  for (int warp = 0; warp < kLossThreads / kWarp; ++warp) sum += scratch[warp];
+  __syncthreads();
+  return sum;
+}
+
+struct SsimTerms { float value, by_mean, by_xx, by_xy; };
+
+// SSIM from the blurred x, y, x², y², xy, and its derivatives by the blurred x, x², xy.
+GNS_DEVICE SsimTerms ssim_terms(const float (&blurred)[5]) {
+  const float mx = blurred[0], my = blurred[1];
+  const float mxy = mx * my, mxx = mx * mx, myy = my * my;
+  const float vx = blurred[2] - mxx, vy = blurred[3] - myy, cov = blurred[4] - mxy;
+  const float a1 = fma(2.0f, mxy, kC1), a2 = fma(2.0f, cov, kC2);
+  const float inverse_b1 = 1.0f / (mxx + myy + kC1), inverse_b2 = 1.0f / (vx + vy + kC2);
+  const float inverse = inverse_b1 * inverse_b2;
+  SsimTerms out;
+  out.value = a1 * a2 * inverse;
+  out.by_mean = 2.0f * fma(my * (a2 - a1), inverse, -(mx * out.value * (inverse_b1 - inverse_b2)));
+  out.by_xx = -(out.value * inverse_b2);
+  out.by_xy = 2.0f * a1 * inverse;
+  return out;
+}
+
+struct MapsShared {
+  float x[kHalo][kHalo], y[kHalo][kHalo];
+  float rows[5][kHalo][kTile];
+  float scratch[kLossThreads / kWarp];
+};
+
+GNS_DEVICE void loss_maps(const Images& in, float* maps, float* partial, MapsShared& shared) {
+  const int channel = blockIdx.z, left = blockIdx.x * kTile, top = blockIdx.y * kTile;
+  const int thread = threadIdx.y * kTile + threadIdx.x;
+  for (int cell = thread; cell < kHalo * kHalo; cell += kLossThreads) {
+    const int row = cell / kHalo, column = cell % kHalo;
+    const PixelValue value = load_pixel(in, channel, left + column - kRadius, top + row - kRadius);
+    shared.x[row][column] = value.x;
+    shared.y[row][column] = value.y;
+  }
+  __syncthreads();
+  float blurred[5];
+  blur<5>(
+      shared.rows,
+      [&](int row, int column, float (&value)[5]) {
+        const float x = shared.x[row][column], y = shared.y[row][column];
+        value[0] = x;
+        value[1] = y;
+        value[2] = x * x;
+        value[3] = y * y;
+        value[4] = x * y;
+      },
+      blurred);
+
+  const int column = left + threadIdx.x, row = top + threadIdx.y;
+  float l1 = 0.0f, ssim = 0.0f;
+  if (column < in.width && row < in.height) {
+    const SsimTerms terms = ssim_terms(blurred);
+    ssim = terms.value;
+    l1 = fabsf(shared.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
+               shared.y[threadIdx.y + kRadius][threadIdx.x + kRadius]);
+    if (maps) {
+      const size_t plane = size_t(in.width) * in.height, at = channel * plane + size_t(row) * in.width + column;
+      maps[at] = terms.by_mean;
+      maps[3 * plane + at] = terms.by_xx;
+      maps[6 * plane + at] = terms.by_xy;
+    }
+  }
+  const float l1_sum = sum_of_block(l1, shared.scratch), ssim_sum = sum_of_block(ssim, shared.scratch);
+  if (thread == 0) {
+    const size_t block = (size_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    partial[2 * block] = l1_sum;
+    partial[2 * block + 1] = ssim_sum;
+  }
+}
+
+struct GradientShared {
+  float maps[3][kHalo][kHalo];
+  float rows[3][kHalo][kTile];
+};
+
+GNS_DEVICE void loss_gradient(const Images& in, const float* maps, const float* scale, float* gradient,
+                              GradientShared& shared) {
+  const int channel = blockIdx.z, left = blockIdx.x * kTile, top = blockIdx.y * kTile;
+  const size_t plane = size_t(in.width) * in.height;
+  for (int cell = threadIdx.y * kTile + threadIdx.x; cell < kHalo * kHalo; cell += kLossThreads) {
+    const int column = left + cell % kHalo - kRadius, row = top + cell / kHalo - kRadius;
+    const bool inside = column >= 0 && row >= 0 && column < in.width && row < in.height;
+    for (int map = 0; map < 3; ++map)
+      shared.maps[map][cell / kHalo][cell % kHalo] =
+          inside ? maps[(3 * map + channel) * plane + size_t(row) * in.width + column] : 0.0f;
+  }
+  __syncthreads();
+  float blurred[3];
+  blur<3>(
+      shared.rows,
+      [&](int row, int column, float (&value)[3]) {
+        for (int map = 0; map < 3; ++map) value[map] = shared.maps[map][row][column];
+      },
+      blurred);
+
+  const int column = left + threadIdx.x, row = top + threadIdx.y;
+  if (column >= in.width || row >= in.height) return;
+  const size_t at = size_t(row) * in.width + column;
+  float g = 0.0f;
+  if (!in.mask || in.mask[at]) {
+    const PixelValue pixel = load_pixel(in, channel, column, row);
+    const float elements = 3.0f * float(plane);
+    const float by_ssim = fma(2.0f * pixel.x, blurred[1], fma(pixel.y, blurred[2], blurred[0]));
+    const float difference = pixel.x - pixel.y;
+    const float by_l1 = difference > 0.0f ? kL1Weight / elements : difference < 0.0f ? -kL1Weight / elements : 0.0f;
+    g = fma(-kSsimWeight / elements, by_ssim, by_l1);
+    if (scale) g *= scale[0];
+  }
+  gradient[channel * plane + at] = g;
+}
+
+}  // namespace gns
+
+extern "C" __global__ void __launch_bounds__(256)
+    loss_maps(int width, int height, const float* image, const unsigned char* target, const unsigned char* mask,
+              float* maps, float* partial) {
+  __shared__ gns::MapsShared shared;
+  gns::loss_maps({width, height, image, target, mask}, maps, partial, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    loss_gradient(int width, int height, const float* image, const unsigned char* target, const unsigned char* mask,
+                  const float* maps, const float* scale, float* gradient) {
+  __shared__ gns::GradientShared shared;
+  gns::loss_gradient({width, height, image, target, mask}, maps, scale, gradient, shared);
+}
+
+// The loss from the blocks' sums; one block. Its threads' sums are joined in the order of the threads.
+extern "C" __global__ void __launch_bounds__(256)
+    loss_sum(int width, int height, const float* partial, float* loss) {
+  __shared__ double l1_sums[256], ssim_sums[256];
+  const int blocks = 3 * gns::ceil_div(width, gns::kTile) * gns::ceil_div(height, gns::kTile);
+  double l1 = 0, ssim = 0;
+  for (int block = threadIdx.x; block < blocks; block += 256) {
+    l1 += partial[2 * size_t(block)];
+    ssim += partial[2 * size_t(block) + 1];
+  }
+  l1_sums[threadIdx.x] = l1;
+  ssim_sums[threadIdx.x] = ssim;
+  for (unsigned half = 128; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) {
+      l1_sums[threadIdx.x] += l1_sums[threadIdx.x + half];
+      ssim_sums[threadIdx.x] += ssim_sums[threadIdx.x + half];
+    }
+  }
+  if (threadIdx.x == 0) {
+    const double elements = 3.0 * width * height;
+    loss[0] = float(0.8 * l1_sums[0] / elements + 0.2 * (1.0 - ssim_sums[0] / elements));
+  }
+}
