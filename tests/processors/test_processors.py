@@ -1,7 +1,7 @@
 """The kernels as another processor runs them: cross-compiled for 64-bit Arm (NEON) and executed in an emulator.
 
-Needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian, Ubuntu: apt install g++-aarch64-linux-gnu qemu-user-static); on Arm
-itself all tests run the NEON build anyway.
+Needs aarch64-linux-gnu-g++ and qemu-aarch64 (Debian, Ubuntu: apt install g++-aarch64-linux-gnu qemu-user-static); on
+Arm itself all tests run the NEON build.
 """
 
 from __future__ import annotations
