@@ -6,6 +6,7 @@ A field is declared once, with its default, help and checks; `gns.utils.option_t
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from gns.errors import UserError
 from gns.schedule import SCHEDULES
 from gns.utils.option_table import build, check, flag, from_json, given_options, option, option_of, to_json
 from gns.utils.quantities import format_count, parse_count, parse_size
+from gns.utils.torchrun import place
 
 CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 1  # raise it when a field is added, removed or changes its meaning
@@ -110,7 +112,8 @@ class TrainConfig(MachineConfig, SceneConfig):
     iterations: int = field(
         default=-1,
         metadata=option(
-            "training steps, -1: the schedule's own (30000, fast 15000); the whole schedule scales with it",
+            "training steps, -1: the schedule's own (30000, fast 15000), divided by the number of processes under "
+            "torchrun; the whole schedule scales with it",
             group="training",
             at_least=-1,
         ),
@@ -286,6 +289,9 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
         return _resumed(given)
     # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
     config: TrainConfig = build(TrainConfig, {"model_path": Path(), **given})
+    if given.get("iterations", -1) < 0:
+        # Under torchrun an iteration learns from one view a process: as many views as one process would see.
+        config = replace(config, iterations=math.ceil(config.iterations / place().size))
     return config
 
 

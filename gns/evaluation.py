@@ -128,7 +128,7 @@ def evaluate_models(config: MetricsConfig) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     status = 0
-    device = str(pick_device(config.device))
+    device = str(pick_device(config.device, renders=False))
     for path in config.model_paths:
         try:
             results = evaluate_run(RunFolder.open(path), device=device, quiet=config.quiet)

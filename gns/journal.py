@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gns.arguments import TrainConfig
+from gns.distributed import ALONE, Team
 from gns.errors import UserError
 from gns.evaluation import psnr
 from gns.gaussian_renderer import render
 from gns.run_folder import RunFolder
-from gns.scene import Gaussians, Scene, View
+from gns.scene import Gaussians, Scene
 from gns.utils.png import from_eight_bit, to_eight_bit
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 LOSSES_AT_ONCE = 10  # read together, because reading one makes the host wait for a GPU
 LOG_EVERY = 100
+COMPARE_EVERY = 500  # iterations after which the processes of a team compare their models
 CHECKPOINT_SECONDS = 300.0  # the most work that a crash can cost
 SMOOTHING = 0.9  # of the displayed loss, from one reading to the next
 
@@ -36,17 +38,24 @@ SMOOTHING = 0.9  # of the displayed loss, from one reading to the next
 class Journal:
     """The chronicler of a run, inside a `with` block: `note` tells it a loss, `record` the end of an iteration.
 
-    It reads the state and never changes it: a run has the same result with and without.
+    It reads the state and never changes it: a run has the same result with and without. In a `team` every process has
+    one, because all act at the same iterations; only that of the first process has a `run` and speaks.
     """
 
-    def __init__(self, config: TrainConfig, scene: Scene, run: RunFolder | None, state: TrainState) -> None:
+    def __init__(
+        self, config: TrainConfig, scene: Scene, run: RunFolder | None, state: TrainState, team: Team = ALONE
+    ) -> None:
         self._config = config
         self._scene = scene
         self._run = run
         self._state = state
-        self._unread: list[tuple[int, str, Tensor]] = []  # iteration, view and loss
+        self._team = team
+        self._unread: list[tuple[int, Sequence[str], Tensor]] = []  # iteration, names of the team's views, own loss
         self._smooth_loss: float | None = None
         self._skip_reported = False
+        # On a CPU losses are at hand, and iterations so long that a team should hear of Ctrl-C in each.
+        slow = team.size > 1 and state.population.gaussians.means.device.type == "cpu"
+        self._at_once = 1 if slow else LOSSES_AT_ONCE
         self._started = self._checkpointed = time.monotonic()
         self._tests = {*config.test_iterations, config.iterations}
         self._saves = {*config.save_iterations, config.iterations}
@@ -69,27 +78,31 @@ class Journal:
     ) -> None:
         self._stop.forget()
         self._bar.close()
-        if kind is not None and issubclass(kind, UserError) and self._unread:
-            self._read_losses()  # a diverged run may stop on something else first: the cause is the better news
+        # A diverged run may stop on something else first: the cause is the better news. A team may not be all here.
+        if kind is not None and issubclass(kind, UserError) and self._unread and self._team.size == 1:
+            self._read_losses()
 
-    def note(self, it: int, view: View, loss: Tensor) -> None:
-        """Take down the photometric loss of iteration `it`, a scalar; it is read later."""
-        self._unread.append((it, view.camera.name, loss))
+    def note(self, it: int, views: Sequence[str], loss: Tensor) -> None:
+        """Take down this process's photometric loss of iteration `it`, a scalar; it is read later."""
+        self._unread.append((it, views, loss))
 
     def record(self) -> None:
         """Show, test, save and stop, as is due after the iteration that has just ended.
 
-        Raises UserError where a loss is not finite or a file cannot be written, and KeyboardInterrupt if asked to stop.
+        Raises UserError where a loss is not finite, a file cannot be written, or a team's models differ, and
+        KeyboardInterrupt if asked to stop.
         """
         it = self._state.iteration
         finished = it == self._config.iterations
-        stopping = self._stop.asked and not finished
-        overdue = time.monotonic() - self._checkpointed > CHECKPOINT_SECONDS
+        asked, overdue = self._asked_to_stop_or_save()
+        stopping = asked and not finished
         checkpoint = (it in self._checkpoints or stopping or overdue) and not finished
         # Losses are read before anything is kept: a diverged state never replaces a good one.
-        if checkpoint or it in self._tests or it in self._saves or len(self._unread) == LOSSES_AT_ONCE:
+        if checkpoint or it in self._tests or it in self._saves or len(self._unread) == self._at_once:
             self._read_losses()
-        if it in self._tests and self._scene.test:
+        if checkpoint or it in self._saves or it % COMPARE_EVERY == 0:
+            self._team.require_equal(self._state.state_dict(), it)
+        if it in self._tests and self._scene.test and self._team.leads:
             self._test(it)
         if it in self._saves and self._run:
             path = self._run.save_model(self._state.population.gaussians, it)
@@ -99,16 +112,32 @@ class Journal:
             self._checkpointed = time.monotonic()
         if stopping:
             self._tell_how_to_resume(it)
+            self._team.wait()  # torchrun ends all processes when the first one leaves
             raise KeyboardInterrupt
+
+    def _asked_to_stop_or_save(self) -> tuple[bool, bool]:
+        """Whether a signal asks for the end, and whether the clock asks for a checkpoint.
+
+        Those come to one process of a team; all learn of them when they read their losses.
+        """
+        asked, overdue = self._stop.asked, time.monotonic() - self._checkpointed > CHECKPOINT_SECONDS
+        if self._team.size == 1:
+            return asked, overdue
+        if len(self._unread) < self._at_once:
+            return False, False
+        asked, overdue = self._team.any(asked, overdue and self._team.leads)
+        return asked, overdue
 
     def _read_losses(self) -> None:
         """Fetch the losses since the last reading; refuse one that is not finite, show and log the others."""
         unread, self._unread = self._unread, []
-        losses = torch.stack([loss for _, _, loss in unread]).tolist()
-        for (it, name, _), loss in zip(unread, losses, strict=True):
-            if not math.isfinite(loss):
-                raise UserError(self._diverged(it, name))
-        mean = sum(losses) / len(losses)
+        own = torch.stack([loss for _, _, loss in unread]).cpu()
+        losses = self._team.gather(own).T.tolist()  # by iteration and process
+        for (it, views, _), of_views in zip(unread, losses, strict=True):
+            for view, loss in zip(views, of_views, strict=True):
+                if not math.isfinite(loss):
+                    raise UserError(self._diverged(it, view))
+        mean = sum(map(sum, losses)) / (len(losses) * self._team.size)
         old = mean if self._smooth_loss is None else self._smooth_loss
         self._smooth_loss = SMOOTHING * old + (1 - SMOOTHING) * mean
         self._show(len(losses))
@@ -145,6 +174,8 @@ class Journal:
         if self._run is None:
             return
         program = "gns train" if sys.argv[0].endswith("gns") else "python train.py"
+        if self._team.size > 1:  # any other number will do as well
+            program = f"torchrun --nproc-per-node {self._team.size} train.py"
         command = f"{program} -m {shlex.quote(str(self._run.path))} --resume"
         tqdm.write(f"Stopped after iteration {it}. To go on: {command}", file=sys.stderr)
 

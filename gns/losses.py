@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gns.gaussian_renderer import cuda
 from gns.utils import native
 
 _native = native.load()
 
 
-class _PhotometricLoss(torch.autograd.Function):
+class _LossOnCpu(torch.autograd.Function):
     """The native kernel returns loss and gradient in one go; backward only scales the latter."""
 
     @staticmethod
@@ -30,7 +32,49 @@ class _PhotometricLoss(torch.autograd.Function):
         return gradient if scale == 1 else gradient * scale, None, None
 
 
-_photometric_loss: Callable[..., Tensor] = _PhotometricLoss.apply
+class _LossOnGpu(torch.autograd.Function):
+    """Forward leaves maps of derivatives; backward blurs them to the gradient, scaled without the host's knowing."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        channels, height, width = image.shape
+        if image.dtype != torch.float32 or channels != 3 or target.shape != (height, width, 3):
+            raise ValueError(
+                f"the CUDA loss takes a float32 image [3, H, W] and a photo [H, W, 3] of its size, not {image.dtype} "
+                f"{tuple(image.shape)} and {tuple(target.shape)}"
+            )
+        grid = (cuda.blocks_of(width, cuda.LOSS_TILE), cuda.blocks_of(height, cuda.LOSS_TILE), channels)
+        ctx.size = (image.device, grid, width, height)
+        ctx.photo = (target, None if mask is None else mask.contiguous().view(torch.uint8))
+        maps = image.new_empty(3, *image.shape) if image.requires_grad else None
+        partial, loss = image.new_empty(math.prod(grid), 2), image.new_empty(1)
+        cuda.launch("loss_maps", image.device, grid, width, height, image.detach(), *ctx.photo, maps, partial)
+        cuda.launch("loss_sum", image.device, (1,), width, height, partial, loss)
+        ctx.save_for_backward(image, maps)
+        return loss[0]
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None]:
+        image, maps = ctx.saved_tensors
+        device, grid, width, height = ctx.size
+        gradient = torch.empty_like(image)
+        cuda.launch(
+            "loss_gradient",
+            device,
+            grid,
+            width,
+            height,
+            image.detach(),
+            *ctx.photo,
+            maps,
+            scale.reshape(1).contiguous(),
+            gradient,
+        )
+        return gradient, None, None
+
+
+_loss_on_cpu: Callable[..., Tensor] = _LossOnCpu.apply
+_loss_on_gpu: Callable[..., Tensor] = _LossOnGpu.apply
 
 
 def photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -40,11 +84,12 @@ def photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) 
     multiplied by it first, so that dark pixels give neither loss nor gradient.
 
     Args:
-        image: rendered, [3, H, W], float32 or float64.
-        target: photo, uint8 [H, W, 3].
+        image: rendered, [3, H, W], float32 (on the CPU also float64).
+        target: photo, uint8 [H, W, 3], on the image's device.
         mask: bool [H, W], True where the pixel counts; None for everywhere.
 
     Returns:
         Scalar tensor, differentiable in `image`.
     """
-    return _photometric_loss(image.contiguous(), target.contiguous(), mask)
+    loss = _loss_on_gpu if cuda.runs_on(image.device) else _loss_on_cpu
+    return loss(image.contiguous(), target.contiguous(), mask)

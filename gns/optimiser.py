@@ -1,19 +1,23 @@
-"""Adam over parameter groups, in place, by one native pass."""
+"""Adam over parameter groups, in place, by one pass over memory."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gns.gaussian_renderer import cuda
 from gns.utils import native
 
 BETA1 = 0.9
 BETA2 = 0.999
 # The pressure of selection is a gradient of about 1e-8 a Gaussian: an ε of that size would be another method.
 EPSILON = 1e-15
+
+_ELEMENTS_A_BLOCK = 1024  # of the CUDA kernel
 
 _native = native.load()
 
@@ -27,7 +31,8 @@ class AdamGroup:
     first_moment: Tensor
     second_moment: Tensor
     rate: float  # step size
-    step: int  # this group's steps, counted from 1
+    step: int  # this group's steps, counted from 1; this one counts `merged` times
+    merged: int = 1  # steps that this one stands for
 
 
 def _flat(values: Tensor) -> Tensor:
@@ -46,18 +51,56 @@ def adam_step(groups: Sequence[AdamGroup]) -> None:
     Parameters and moments change in place; gradients are zeroed as they are spent, ready for the next sum. Rows without
     a gradient move too, by momentum.
 
+    A step with `merged` = k > 1 spends the summed gradients of k steps at once, with rate·√k and β^k, which leads about
+    as far as the k steps would (Zhao et al., arXiv 2406.18533).
+
     Raises:
         ValueError: a tensor is not float32 or not stored as planes (`gns.scene.gaussians.as_planes`).
     """
-    _native.adam(
-        [
-            (_flat(g.parameter), _flat(g.gradient), _flat(g.first_moment), _flat(g.second_moment))
-            for g in groups
-            if g.parameter.numel()
-        ],
-        [g.rate for g in groups if g.parameter.numel()],
-        [g.step for g in groups if g.parameter.numel()],
-        BETA1,
-        BETA2,
+    due = [_as_one_step(group) for group in groups if group.parameter.numel()]
+    if due and cuda.runs_on(due[0].parameter.device):
+        for group in due:
+            _step_on_gpu(group)
+        return
+    for merged in sorted({group.merged for group in due}):  # on one process all are alike
+        alike = [group for group in due if group.merged == merged]
+        _native.adam(
+            [(_flat(g.parameter), _flat(g.gradient), _flat(g.first_moment), _flat(g.second_moment)) for g in alike],
+            [g.rate for g in alike],
+            [g.step for g in alike],
+            BETA1**merged,
+            BETA2**merged,
+            EPSILON,
+        )
+
+
+def _as_one_step(group: AdamGroup) -> AdamGroup:
+    """The group with gradient, rate and count such that a plain step with β^merged does what is asked."""
+    if group.merged == 1:
+        return group
+    # Gradient / √k keeps the second moment what it is at k = 1: k may change from one step to the next.
+    group.gradient.mul_(1 / math.sqrt(group.merged))
+    return replace(group, rate=group.rate * math.sqrt(group.merged), step=max(1, group.step // group.merged))
+
+
+def _step_on_gpu(group: AdamGroup) -> None:
+    beta1, beta2 = BETA1**group.merged, BETA2**group.merged
+    parameter = _flat(group.parameter)
+    count = parameter.numel()
+    cuda.launch(
+        "adam",
+        parameter.device,
+        (cuda.blocks_of(count, _ELEMENTS_A_BLOCK),),
+        count,
+        parameter,
+        _flat(group.gradient),
+        _flat(group.first_moment),
+        _flat(group.second_moment),
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        group.rate / (1 - beta1**group.step),
+        1 / math.sqrt(1 - beta2**group.step),
         EPSILON,
     )

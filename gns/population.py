@@ -27,7 +27,7 @@ class Split:
     children: Gaussians  # any number of rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Group:
     """One parameter group: four tensors of the same shape [N, ...], stored as planes."""
 
@@ -48,22 +48,30 @@ class _Group:
         assert self.parameter.grad is not None
         return self.parameter.grad
 
-    def edited(self, survivors: Tensor, children: Tensor | None) -> _Group:
-        """The group with the rows `survivors`, followed by `children` with zero gradients and moments."""
+    def edit(self, survivors: Tensor, children: Tensor | None) -> None:
+        """Keep the rows `survivors`, and append `children` with zero gradients and moments.
+
+        One tensor at a time: the memory that row surgery takes on top is that of one tensor, not of the whole model.
+        """
         newborn = None if children is None else torch.zeros_like(children)
-        parameter = _rows(self.parameter.detach(), survivors, children).requires_grad_()
-        parameter.grad = _rows(self.gradient, survivors, newborn)
-        return _Group(
-            parameter, _rows(self.first_moment, survivors, newborn), _rows(self.second_moment, survivors, newborn)
-        )
+        gradient = self.gradient
+        self.parameter.grad = None
+        gradient = _rows(gradient, survivors, newborn)
+        self.first_moment = _rows(self.first_moment, survivors, newborn)
+        self.second_moment = _rows(self.second_moment, survivors, newborn)
+        self.parameter = _rows(self.parameter.detach(), survivors, children).requires_grad_()
+        self.parameter.grad = gradient
 
 
 def _rows(values: Tensor, survivors: Tensor, appended: Tensor | None) -> Tensor:
     """Rows of `values` [N, ...], then `appended`, as planes."""
-    planes = values.movedim(0, -1).index_select(-1, survivors)
+    planes = values.movedim(0, -1)
+    born = 0 if appended is None else len(appended)
+    edited = planes.new_empty(*planes.shape[:-1], len(survivors) + born)
+    torch.index_select(planes, -1, survivors, out=edited[..., : len(survivors)])
     if appended is not None:
-        planes = torch.cat([planes, appended.movedim(0, -1)], dim=-1)
-    return planes.movedim(-1, 0)
+        edited[..., len(survivors) :] = appended.movedim(0, -1)
+    return edited.movedim(-1, 0)
 
 
 class Population:
@@ -103,6 +111,11 @@ class Population:
         self._gradient_sum += torch.hypot(seen.abs_grad[:, 0], seen.abs_grad[:, 1])
         self._visits += seen.radii > 0
 
+    def sums(self, *, statistics: bool) -> list[Tensor]:
+        """What grows by one view after the other: all gradients and, on request, the densification statistics."""
+        gradients = [group.gradient for group in self._groups.values()]
+        return [*gradients, self._gradient_sum, self._visits] if statistics else gradients
+
     def restart_statistics(self) -> None:
         """Forget what was observed."""
         self._gradient_sum.zero_()
@@ -126,7 +139,8 @@ class Population:
         if len(survivors) == 0 and (children is None or len(children) == 0):
             raise UserError("no Gaussian is left: check the camera poses and the masks of the scene, they cannot fit")
         appended: Mapping[str, Tensor] = {} if children is None else dict(children.named_tensors())
-        self._groups = {name: group.edited(survivors, appended.get(name)) for name, group in self._groups.items()}
+        for name, group in self._groups.items():
+            group.edit(survivors, appended.get(name))
         newborn = None if children is None else torch.zeros_like(children.logits)
         self._gradient_sum = _rows(self._gradient_sum, survivors, newborn)
         self._visits = _rows(self._visits, survivors, newborn)
@@ -140,12 +154,15 @@ class Population:
         group.first_moment.zero_()
         group.second_moment.zero_()
 
-    def step(self, names: Iterable[str], rates: Mapping[str, float]) -> None:
-        """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group."""
+    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int] | None = None) -> None:
+        """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group.
+
+        A step stands for `merged` steps by group, 1 by default: see `gns.optimiser.adam_step`.
+        """
         due = []
         for name in names:
-            group = self._groups[name]
-            self._steps[name] += 1
+            group, times = self._groups[name], merged[name] if merged else 1
+            self._steps[name] += times
             due.append(
                 AdamGroup(
                     group.parameter,
@@ -154,6 +171,7 @@ class Population:
                     group.second_moment,
                     rates[name],
                     self._steps[name],
+                    times,
                 )
             )
         adam_step(due)
@@ -176,10 +194,13 @@ class Population:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Population:
-        """The population that `state_dict` described, bit by bit. Takes the tensors over. Raises KeyError."""
+    def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | None = None) -> Population:
+        """The population that `state_dict` described, bit by bit, on `device` (default: where its tensors are).
+
+        Takes over those of its tensors that are there already. Raises KeyError.
+        """
         groups = state["groups"]
-        population = cls(Gaussians(**{name: group["parameter"] for name, group in groups.items()}))
+        population = cls(Gaussians(**{name: group["parameter"].to(device) for name, group in groups.items()}))
         for name, group in groups.items():
             population._groups[name].gradient.copy_(group["gradient"])
             population._groups[name].first_moment.copy_(group["first_moment"])

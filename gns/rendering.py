@@ -30,7 +30,7 @@ def render_run(config: RenderConfig) -> None:
     # The native renderer has threads of its own: torch's would wait for work on the same cores.
     torch.set_num_threads(1)
     set_threads(config.threads)
-    gaussians = Gaussians(**{name: values.to(device) for name, values in gaussians.named_tensors()})
+    gaussians = gaussians.to(device)
     for split, views, skipped in (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test)):
         if not skipped and views:
             _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)

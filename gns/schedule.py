@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 # The six parameter groups, by the field names of `gns.scene.Gaussians`.
 GROUPS = ("means", "log_scales", "quats", "logits", "sh_dc", "sh_rest")
-_WITHOUT_SH_REST = GROUPS[:-1]
 
 
 def every(interval: int, first: int, last: int) -> range:
@@ -203,11 +202,12 @@ class Schedule:
 
     def stepping(self, it: int) -> tuple[str, ...]:
         """Names of the parameter groups that the optimiser steps at the end of `it`."""
+        return tuple(name for name, period in self.iterations_per_step(it).items() if it % period == 0)
+
+    def iterations_per_step(self, it: int) -> dict[str, int]:
+        """Number of iterations, about `it`, whose gradients one step of each parameter group spends."""
         rule = next((rule for rule in self.step_periods if it <= rule.last), self.step_periods[-1])
-        others, sh_rest = it % rule.period == 0, it % rule.sh_rest_period == 0
-        if others:
-            return GROUPS if sh_rest else _WITHOUT_SH_REST
-        return ("sh_rest",) if sh_rest else ()
+        return {name: rule.sh_rest_period if name == "sh_rest" else rule.period for name in GROUPS}
 
     def learning_rates(self, it: int, extent: float, opacity_factor: float = 1.0) -> dict[str, float]:
         """Step size of each parameter group at `it`.

@@ -1,9 +1,10 @@
-"""The training loop: a schedule applied to a population, one view an iteration."""
+"""The training loop: a schedule applied to a population, one view an iteration and process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from gns.arguments import TrainConfig
 from gns.densification import Densification
+from gns.distributed import ALONE, Team, device_option, joined_team
 from gns.errors import UserError
-from gns.gaussian_renderer import render, set_threads
+from gns.gaussian_renderer import render, set_threads, thread_count
+from gns.gpu_memory import room_for_photos, shortage_explained, training_bytes, views_on
 from gns.journal import Journal, say
 from gns.losses import photometric_loss
 from gns.population import Population
@@ -23,9 +26,12 @@ from gns.scene.readers import SceneOptions, read_scene
 from gns.scene.sampler import ViewSampler
 from gns.schedule import SCHEDULES, Phase, Schedule
 from gns.selection import NaturalSelection, SelectionState, all_but_faintest
-from gns.utils.devices import pick_device
+from gns.utils.devices import described, pick_device
+from gns.utils.torchrun import place
 
-Note = Callable[[int, View, Tensor], None]  # iteration, view, photometric loss (a scalar)
+Note = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of all processes' views, own photometric loss
+
+CPU = torch.device("cpu")
 
 # One generator a source of chance: drawing more from one leaves the others as they were.
 _VIEWS, *_SOURCES = ("views", "survey", "split", "final cut")
@@ -42,12 +48,12 @@ class TrainState:
     selection: SelectionState = field(default_factory=SelectionState)
 
     @classmethod
-    def begin(cls, config: TrainConfig, scene: Scene) -> TrainState:
-        """The state before the first iteration."""
+    def begin(cls, config: TrainConfig, scene: Scene, device: torch.device = CPU) -> TrainState:
+        """The state before the first iteration; the population on `device`, all sources of chance on the CPU."""
         seeds = {name: 4 * config.seed + index for index, name in enumerate((_VIEWS, *_SOURCES))}
         return cls(
             iteration=0,
-            population=Population(initial_gaussians(scene.points, config.sh_degree)),
+            population=Population(initial_gaussians(scene.points, config.sh_degree).to(device)),
             sampler=ViewSampler(len(scene.train), torch.Generator().manual_seed(seeds[_VIEWS])),
             generators={name: torch.Generator().manual_seed(seeds[name]) for name in _SOURCES},
         )
@@ -63,19 +69,23 @@ class TrainState:
         }
 
     @classmethod
-    def from_state_dict(cls, saved: Mapping[str, Any], config: TrainConfig, scene: Scene) -> TrainState:
-        """The state that `state_dict` described; training goes on as if it had never stopped.
+    def from_state_dict(
+        cls, saved: Mapping[str, Any], config: TrainConfig, scene: Scene, device: torch.device = CPU
+    ) -> TrainState:
+        """The state that `state_dict` described; training goes on as if it had never stopped, on any device.
 
         Raises UserError where the checkpoint does not fit the run.
         """
-        state = cls.begin(config, scene)
+        state = cls.begin(config, scene, device)
         try:
             state.iteration = saved["iteration"]
-            state.population = Population.from_state_dict(saved["population"])
+            state.population = Population.from_state_dict(saved["population"], device)
             state.sampler.load_state_dict(saved["sampler"])
             for name, generator in state.generators.items():
                 generator.set_state(saved["generators"][name])
             state.selection = SelectionState(**saved["selection"])
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError, but not the checkpoint's fault
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the checkpoint does not fit this scene or this version of gns ({error})") from error
         if state.population.gaussians.sh_degree != config.sh_degree:
@@ -93,42 +103,58 @@ class TrainState:
 class Trainer:
     """What stays the same during a run, and the step from one state to the next."""
 
-    def __init__(self, config: TrainConfig, scene: Scene) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        scene: Scene,
+        team: Team = ALONE,
+        device: torch.device = CPU,
+        views: Sequence[View] | None = None,
+    ) -> None:
+        """`views` are the training views with their pixels on `device`; default: as the scene has them."""
         self.scene = scene
+        self.views = scene.train if views is None else views
+        self.team = team
         self.when: Schedule = SCHEDULES[config.schedule].scaled(config.iterations)
-        self.densifier = Densification(scene.train, config.final_budget)
+        # The run that a team imitates: that of one process which sees as many views.
+        self._alone: Schedule = SCHEDULES[config.schedule].scaled(config.iterations * team.size)
+        self.densifier = Densification(self.views, config.final_budget, team)
         self.selector = NaturalSelection(config.final_budget, config.final_cut, config.detach_pressure)
-        self.background = torch.tensor(scene.background)
+        self.background = torch.tensor(scene.background, device=device)
 
     def advance(self, state: TrainState, note: Note | None = None) -> None:
-        """Train one iteration, changing `state`; `note` is told the view and its loss.
+        """Train one iteration, changing `state`; `note` is told all views and the loss of this process's own.
 
-        Raises UserError where no Gaussian is left.
+        Raises UserError where no Gaussian is left or another process is lost.
         """
         it, when, alive = state.iteration + 1, self.when, state.population
         phase, growth = when.phase(it), when.growth(it)
         if phase and it == phase.begin:
             state.selection = SelectionState()
 
-        view = self.scene.train[state.sampler.next()]
+        drawn = [state.sampler.next() for _ in range(self.team.size)]
+        view = self.views[drawn[self.team.rank]]
         sh_degree = min(when.sh_degree(it), alive.gaussians.sh_degree)
         seen = render(view.camera, alive.gaussians, self.background, sh_degree=sh_degree, accumulate=True)
         loss = photometric_loss(seen.image, view.image, view.mask)
         if note:
-            note(it, view, loss.detach())
-        (loss + self._pressure(state, phase, it)).backward()  # type: ignore[no-untyped-call]
+            note(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
+        pressure = self._pressure(state, phase, it)
+        with self.team.summing(alive.sums(statistics=growth is not None)):
+            # The sum over the views carries the pressure once, as it would on one process.
+            (loss + pressure if self.team.leads else loss).backward()  # type: ignore[no-untyped-call]
+            if growth:
+                alive.observe(seen)
 
-        if growth:
-            alive.observe(seen)
-            if it in growth.densify:
-                self.densifier.densify(
-                    alive,
-                    growth,
-                    it,
-                    survey_all=when.surveys_all_views(it),
-                    survey_generator=state.generators["survey"],
-                    split_generator=state.generators["split"],
-                )
+        if growth and it in growth.densify:
+            self.densifier.densify(
+                alive,
+                growth,
+                it,
+                survey_all=when.surveys_all_views(it),
+                survey_generator=state.generators["survey"],
+                split_generator=state.generators["split"],
+            )
         if it == when.early_cleanup:
             alive.keep(alive.opacities >= when.early_cleanup_opacity)
         if it in when.recovery_prunes:
@@ -139,8 +165,13 @@ class Trainer:
             self._select(state, phase, it)
         if groups := when.stepping(it):
             factor = self.selector.opacity_factor(state.selection, phase, it)
-            alive.step(groups, when.learning_rates(it, self.scene.extent, factor))
+            alive.step(groups, when.learning_rates(it, self.scene.extent, factor), self._merged_steps(it))
         state.iteration = it
+
+    def _merged_steps(self, it: int) -> dict[str, int]:
+        """How many steps of the run on one process a step at `it` stands for, by parameter group."""
+        ours, alone = self.when.iterations_per_step(it), self._alone.iterations_per_step(it * self.team.size)
+        return {name: max(1, round(ours[name] * self.team.size / alone[name])) for name in ours}
 
     def _pressure(self, state: TrainState, phase: Phase | None, it: int) -> Tensor | float:
         """What a pulse adds to the loss of iteration `it`; 0 at any other. Lets the controller act first."""
@@ -161,29 +192,63 @@ class Trainer:
 
 
 def train(
-    config: TrainConfig, scene: Scene, run: RunFolder | None = None, *, checkpoint: Mapping[str, Any] | None = None
+    config: TrainConfig,
+    scene: Scene,
+    run: RunFolder | None = None,
+    *,
+    checkpoint: Mapping[str, Any] | None = None,
+    team: Team = ALONE,
+    device: torch.device = CPU,
 ) -> TrainState:
     """Train to `config.iterations`, from the beginning or from a checkpoint's state, and return the final state.
 
-    With a `run` folder, models, checkpoints and the log are written there. Raises UserError where the loss stops being
-    finite or a file cannot be written, and KeyboardInterrupt after Ctrl-C, once a checkpoint is saved.
+    With a `run` folder, models, checkpoints and the log are written there; by the first process of a `team`, all of
+    which call this with the same arguments. Raises UserError where the loss stops being finite, a file cannot be
+    written or another process is lost, and KeyboardInterrupt after Ctrl-C, once a checkpoint is saved.
     """
     # The native renderer and loss have a thread pool of their own: torch's workers would spin against it between calls.
     torch.set_num_threads(1)
     set_threads(config.threads)
-    trainer = Trainer(config, scene)
-    state = TrainState.from_state_dict(checkpoint, config, scene) if checkpoint else TrainState.begin(config, scene)
-    with Journal(config, scene, run, state) as journal:
-        while state.iteration < config.iterations:
-            trainer.advance(state, journal.note)
-            journal.record()
+    if config.threads == 0:
+        set_threads(max(1, thread_count() // place().local_size))  # all cores, shared among this machine's processes
+    largest, needed = _expected_size(config, scene)
+    with shortage_explained(device, needed, largest):
+        views = views_on(scene.train, device, room_for_photos(device, needed))
+        trainer = Trainer(config, scene, team, device, views)
+        if checkpoint:
+            state = TrainState.from_state_dict(checkpoint, config, scene, device)
+        else:
+            state = TrainState.begin(config, scene, device)
+        team.require_equal(state.state_dict(), state.iteration)
+        with Journal(config, scene, run, state, team) as journal:
+            while state.iteration < config.iterations:
+                trainer.advance(state, journal.note)
+                journal.record()
     return state
 
 
+def _expected_size(config: TrainConfig, scene: Scene) -> tuple[int, int]:
+    """The most Gaussians that the run will have, and the bytes of a GPU's memory that they take."""
+    ceiling = max(growth.ceiling for growth in SCHEDULES[config.schedule].growths)
+    largest = max(len(scene.points.positions), math.ceil(ceiling * config.final_budget))
+    pixels = max(view.camera.width * view.camera.height for view in scene.train)
+    return largest, training_bytes(largest, config.sh_degree, pixels)
+
+
 def run_training(config: TrainConfig) -> int:
-    """What train.py does: read the scene, train, leave everything in the output folder. Returns the exit status."""
-    pick_device(config.device)  # refuses, before anything is written, what this version cannot train on
-    run = RunFolder.create(config.model_path, config)
+    """What train.py does: read the scene, train, leave everything in the output folder. Returns the exit status.
+
+    Under torchrun every process calls this, and they train together.
+    """
+    # Refuses, before anything is written, what cannot be trained on.
+    device = pick_device(device_option(config.device, place()))
+    with joined_team(device) as team:
+        return _train_together(config if team.leads else replace(config, quiet=True), team, device)
+
+
+def _train_together(config: TrainConfig, team: Team, device: torch.device) -> int:
+    """`run_training` for a process of `team`; only the first one writes."""
+    run = RunFolder.create(config.model_path, config) if team.leads else RunFolder(config.model_path, config)
     if config.resume and config.iterations in run.saved_iterations():
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
         return 0
@@ -199,8 +264,12 @@ def run_training(config: TrainConfig) -> int:
         ),
         lambda text: say(text, config.quiet),
     )
-    run.write_scene(scene)
-    train(config, scene, run, checkpoint=checkpoint)
+    if team.leads:
+        run.write_scene(scene)
+    say(f"training on {described(device)}", config.quiet)
+    if team.size > 1:
+        say(f"{team.size} processes: each of {config.iterations:,} iterations takes {team.size} views", config.quiet)
+    train(config, scene, run if team.leads else None, checkpoint=checkpoint, team=team, device=device)
     return 0
 
 

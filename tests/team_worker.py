@@ -26,6 +26,7 @@ from gns.distributed import Team, joined_team
 from gns.errors import UserError
 from gns.losses import photometric_loss
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene import Scene
 from gns.schedule import SCHEDULES, STANDARD, Schedule, StepPeriod
 from gns.training import Trainer, TrainState, train
 from tests.test_training import ITERATIONS, _config, _scene
@@ -37,6 +38,11 @@ def schedule() -> Schedule:
     """All of the method in ITERATIONS, with gradients summed over several iterations at the end."""
     periods = (StepPeriod(200, 1, 1), StepPeriod(240, 3, 3), StepPeriod(ITERATIONS, 7, 14))
     return replace(STANDARD.scaled(ITERATIONS), step_periods=periods, sh_degree_interval=1)
+
+
+def scene() -> Scene:
+    """Five views to train on: two processes cannot share them evenly."""
+    return _scene(train_views=5)
 
 
 def addends(rank: int) -> list[Tensor]:
@@ -61,7 +67,7 @@ def _gathered(team: Team, folder: Path) -> Any:
 
 
 def _whole(team: Team, folder: Path) -> dict[str, Any]:
-    return train(_config(), _scene(), team=team).state_dict()
+    return train(_config(), scene(), team=team).state_dict()
 
 
 def _written(team: Team, folder: Path) -> dict[str, Any]:
@@ -70,18 +76,18 @@ def _written(team: Team, folder: Path) -> dict[str, Any]:
         folder, test_iterations=(40,), save_iterations=(50,), checkpoint_iterations=(77,), quiet=not team.leads
     )
     run = RunFolder.create(config.model_path, config) if team.leads else None
-    return train(config, _scene(), run, team=team).state_dict()
+    return train(config, scene(), run, team=team).state_dict()
 
 
 def _resumed(team: Team, folder: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "model" / "checkpoints" / "iteration_77.pt")
-    return train(_config(), _scene(), checkpoint=checkpoint, team=team).state_dict()
+    return train(_config(), scene(), checkpoint=checkpoint, team=team).state_dict()
 
 
 def _taken_over(team: Team, folder: Path) -> dict[str, Any]:
     """Goes on from what one process has left."""
     checkpoint = torch.load(folder / "one_process.pt", weights_only=True)
-    return train(_config(), _scene(), checkpoint=checkpoint, team=team).state_dict()
+    return train(_config(), scene(), checkpoint=checkpoint, team=team).state_dict()
 
 
 def _strayed(team: Team, folder: Path) -> None:
@@ -91,30 +97,44 @@ def _strayed(team: Team, folder: Path) -> None:
         with torch.no_grad():
             state.population.gaussians.logits.view(torch.int32)[5] ^= 1
 
+    checkpoint = torch.load(folder / "one_process.pt", weights_only=True)
     with patch.object(journal, "COMPARE_EVERY", 20), _on_rank(team, 1, 278, stray):
-        train(_config(), _scene(), team=team)
+        train(_config(), scene(), checkpoint=checkpoint, team=team)
 
 
 def _diverged(team: Team, folder: Path) -> None:
     with _on_rank(team, 1, 25, lambda _: None, loss=torch.nan):
-        train(_config(), _scene(), team=team)
+        train(_config(), scene(), team=team)
 
 
 def _stopped(team: Team, folder: Path) -> None:
     config = _config(folder / "stopped")
     run = RunFolder.create(config.model_path, config) if team.leads else None
-    with _on_rank(team, 1, 30, lambda _: os.kill(os.getpid(), signal.SIGINT)):
-        train(config, _scene(), run, team=team)
+    save = RunFolder.save_checkpoint
+
+    def save_slowly(folder: RunFolder, state: dict[str, Any], iteration: int) -> Path:
+        time.sleep(0.5)
+        return save(folder, state, iteration)
+
+    with (
+        patch.object(RunFolder, "save_checkpoint", save_slowly),
+        _on_rank(team, 1, 30, lambda _: os.kill(os.getpid(), signal.SIGINT)),
+    ):
+        try:
+            train(config, scene(), run, team=team)
+        except KeyboardInterrupt:
+            kept = RunFolder(config.model_path, config).checkpoint_iterations()
+            raise KeyboardInterrupt(f"with the checkpoints {kept}") from None
 
 
 def _dead(team: Team, folder: Path) -> None:
     with _on_rank(team, 1, 10, lambda _: os._exit(7)):
-        train(_config(), _scene(), team=team)
+        train(_config(), scene(), team=team)
 
 
 def _silent(team: Team, folder: Path) -> None:
-    with _on_rank(team, 1, 10, lambda _: time.sleep(6)):
-        train(_config(), _scene(), team=team)
+    with _on_rank(team, 1, 10, lambda _: time.sleep(4)):
+        train(_config(), scene(), team=team)
 
 
 SCENARIOS: dict[str, Callable[[Team, Path], Any]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gns.gaussian_renderer import cpu
+from gns.gaussian_renderer import autograd, cpu, cuda
 from gns.gaussian_renderer.cpu import instruction_sets, set_threads, thread_count, use_instruction_set
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene.camera import Camera
@@ -34,7 +34,8 @@ def render(
 
     Args:
         camera: pinhole camera with its real principal point.
-        gaussians: raw parameters, float32 or float64; activations happen inside.
+        gaussians: raw parameters, float32 (on the CPU also float64); activations happen inside. All other tensors must
+            be on their device.
         background: RGB in [0, 1], [3]; a constant, no gradient flows to it.
         edges: edge strength of the view, [H, W]; when given, `importance` is computed along.
         sh_degree: highest spherical-harmonic degree to evaluate; default: all that the coefficients hold.
@@ -46,7 +47,15 @@ def render(
 
     Two calls with the same input give the same bits, forward and backward, whatever the number of threads.
     """
-    return cpu.render(camera, gaussians, background, edges=edges, sh_degree=sh_degree, accumulate=accumulate)
+    return autograd.render(
+        _backend(gaussians),
+        camera,
+        gaussians,
+        background,
+        edges=edges,
+        sh_degree=sh_degree,
+        accumulate=accumulate,
+    )
 
 
 def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
@@ -55,4 +64,8 @@ def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
     The forward walk without colour: about a third cheaper than `render(..., edges=edges).importance`, and the same
     bits. `edges` is [H, W] in [0, 1]. No gradient. Score of the densification of Improved-GS (arXiv 2508.12313).
     """
-    return cpu.importance(camera, gaussians, edges)
+    return autograd.importance(_backend(gaussians), camera, gaussians, edges)
+
+
+def _backend(gaussians: Gaussians) -> autograd.Begin:
+    return cuda.Rendering if cuda.runs_on(gaussians.means.device) else cpu.Rendering

@@ -53,6 +53,10 @@ class Gaussians:
         for field in fields(self):
             yield field.name, getattr(self, field.name)
 
+    def to(self, device: torch.device) -> Gaussians:
+        """The same Gaussians on `device`, outside autograd; tensors that are there already are shared."""
+        return Gaussians(**{name: values.detach().to(device) for name, values in self.named_tensors()})
+
     @property
     def sh_degree(self) -> int:
         """Highest spherical-harmonic degree that the coefficients can hold (0 to 3)."""

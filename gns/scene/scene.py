@@ -7,11 +7,10 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image, ImageFilter
 from torch import Tensor
 
 from gns.scene.camera import Camera
+from gns.utils.edges import find_edges, grey_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,13 +18,12 @@ class View:
     """A camera and the photo it took."""
 
     camera: Camera
-    image: Tensor  # uint8 [H, W, 3], CPU
+    image: Tensor  # uint8 [H, W, 3]
     mask: Tensor | None = None  # bool [H, W]; False pixels give no loss
 
     @cached_property
     def _edge_levels(self) -> Tensor:
-        grey = Image.fromarray(self.image.numpy()).convert("L").filter(ImageFilter.FIND_EDGES)
-        return torch.from_numpy(np.array(grey))
+        return find_edges(grey_levels(self.image))
 
     @property
     def edges(self) -> Tensor:

@@ -40,7 +40,7 @@ from tests.gaussian_renderer.comparison import (
     outside_band,
     trainable,
 )
-from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
+from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen, rows
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -104,12 +104,22 @@ def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
     assert all(torch.equal(clean.gradients[name], again.gradients[name]) for name in clean.gradients)
 
 
+def test_tiles_without_gaussians_forget_those_of_the_last_view(shim: ShimLauncher) -> None:
+    dense, everywhere = example("130x70, degree 3"), torch.ones(70, 130, dtype=torch.bool)
+    sparse = example_of(dense.camera, rows(dense.gaussians, torch.arange(8)))
+    clean = evaluate(render, sparse, torch.float32, everywhere)
+    evaluate(render, dense, torch.float32, everywhere)
+    assert torch.equal(evaluate(render, sparse, torch.float32, everywhere).image, clean.image)
+
+
 def test_importance_alone_has_the_bits_of_the_rendering_with_it(shim: ShimLauncher) -> None:
     scene = example("33x47, degree 2")
     gaussians, edges = _single(scene), scene.edges.float()
     both = render(scene.camera, gaussians, scene.background.float(), edges=edges)
     assert both.importance is not None
     assert torch.equal(importance(scene.camera, gaussians, edges), both.importance)
+    plain = render(scene.camera, gaussians, scene.background.float())
+    assert torch.equal(plain.image, both.image) and torch.equal(plain.alpha, both.alpha)
     assert "score" in shim.launches and "blend_score" in shim.launches
 
 
@@ -164,6 +174,26 @@ def test_workspaces_only_grow() -> None:
     assert space.take("a", (0, 12)).shape == (0, 12)
 
 
+def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
+    """The buffers that a rendering keeps are those of the module's table; what sorts take inside is not seen."""
+    scene = example("130x70, degree 3")
+    gaussians = trainable(_single(scene), torch.float32)
+    seen = render(scene.camera, gaussians, scene.background.float())
+    seen.image.sum().backward()  # type: ignore[no-untyped-call]
+    del seen
+    (space,) = cuda._idle[torch.device("cpu")]
+    buffers = dict(space._buffers)
+    instances, count = len(buffers["list"]), len(buffers["order"])  # with the eighth that each has to spare
+    assert count == 160 + 160 // 8 and instances > count
+    tiles = buffers.pop("tile_ranges")
+    assert tiles.numel() == 90 + 90 // 8
+    held = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values())
+    inside_a_sort, results = (24, 20), 12
+    a_gaussian = cuda.BYTES_A_GAUSSIAN - inside_a_sort[0] - results - 4  # its gathered count is gone as well
+    an_instance = cuda.BYTES_AN_INSTANCE - inside_a_sort[1]
+    assert abs(held - count * a_gaussian - instances * an_instance) < 200  # eighths are rounded one by one
+
+
 # Refusals
 
 
@@ -183,6 +213,13 @@ def test_too_wide_an_image_is_refused(shim: ShimLauncher) -> None:
     camera = camera_at(65536, 4)
     with pytest.raises(UserError, match="65536×4 pixels"):
         _rendering(example_of(camera, gaussians_seen(camera, 3)))
+    shim.launches.append("none needed")
+
+
+def test_too_many_parameters_are_refused(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "MOST_ELEMENTS", 100 * 24 - 1)  # of 100 Gaussians with 8 coefficients above degree 0
+    with pytest.raises(UserError, match="100 Gaussians are more"):
+        _rendering(example("33x47, degree 2"))
     shim.launches.append("none needed")
 
 
@@ -258,7 +295,7 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
 
 # Training
 
-WIDTH, HEIGHT, BUDGET, ITERATIONS = 32, 24, 100, 150
+WIDTH, HEIGHT, BUDGET, ITERATIONS = 32, 24, 100, 75
 
 
 def _camera(index: int) -> Camera:

@@ -1,0 +1,156 @@
+"""A backend's rendering as a differentiable function: what is the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gns.gaussian_renderer.output import RenderOutput
+from gns.scene.camera import Camera
+from gns.scene.gaussians import Gaussians, as_planes
+
+# The six parameter groups, or their gradients, as kernels read them: the Gaussian's index last, contiguous.
+Planes = tuple[Tensor, ...]
+
+
+class Rendering(Protocol):
+    """One rendering of a backend; it keeps what the backward pass needs of the forward pass."""
+
+    def forward(
+        self,
+        image: Tensor | None,
+        alpha: Tensor | None,
+        radii: Tensor | None,
+        background: Tensor,
+        edges: Tensor | None,
+        importance: Tensor | None,
+    ) -> None:
+        """Fill what is given: image [3, H, W], alpha [H, W], radii [N]; importance [N], with edges [H, W]."""
+        ...
+
+    def backward(
+        self,
+        parameters: Planes,
+        image: Tensor,
+        alpha: Tensor,
+        image_gradient: Tensor,
+        alpha_gradient: Tensor | None,
+        gradients: Planes,
+        abs_grad: Tensor,
+    ) -> None:
+        """Add to `gradients`, and write abs_grad [2, N]. Parameters, image and alpha are those of the forward pass."""
+        ...
+
+
+# (camera, parameters, degree of spherical harmonics) -> a rendering
+Begin = Callable[[Camera, Planes, int], Rendering]
+
+
+def planes_of(values: Tensor) -> Tensor:
+    """[N, ...] with the Gaussian's index last, contiguous. Copies only what lies otherwise in memory."""
+    return as_planes(values.detach()).movedim(0, -1)
+
+
+class _Render(torch.autograd.Function):
+    """Image and alpha as a differentiable function of the six parameter groups."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        log_scales: Tensor,
+        quats: Tensor,
+        logits: Tensor,
+        sh_dc: Tensor,
+        sh_rest: Tensor,
+        request: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        parameters = (means, log_scales, quats, logits, sh_dc, sh_rest)
+        camera = request["camera"]
+        image = means.new_empty(3, camera.height, camera.width)
+        alpha = means.new_empty(camera.height, camera.width)
+        rendering = request["begin"](camera, tuple(map(planes_of, parameters)), request["sh_degree"])
+        rendering.forward(
+            image, alpha, request["radii"], request["background"], request["edges"], request["importance"]
+        )
+        ctx.rendering = rendering
+        ctx.request = request
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*parameters, image, alpha)
+        return image, alpha
+
+    @staticmethod
+    def backward(ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        *parameters, image, alpha = ctx.saved_tensors
+        request = ctx.request
+        if image_gradient is None and alpha_gradient is None:
+            return (None,) * 7
+        if image_gradient is None:
+            image_gradient = torch.zeros_like(image)
+        if request["accumulate"]:
+            gradients = [values.grad for values in request["leaves"]]
+        else:
+            gradients = [as_planes(torch.zeros_like(values)) for values in parameters]
+        ctx.rendering.backward(
+            tuple(map(planes_of, parameters)),
+            image.detach(),
+            alpha.detach(),
+            image_gradient.contiguous(),
+            None if alpha_gradient is None else alpha_gradient.contiguous(),
+            tuple(gradient.movedim(0, -1) for gradient in gradients),
+            request["abs_grad"].movedim(0, -1),
+        )
+        if request["accumulate"]:
+            return (None,) * 7
+        return (*gradients, None)
+
+
+_render: Callable[..., tuple[Tensor, Tensor]] = _Render.apply
+
+
+def render(
+    begin: Begin,
+    camera: Camera,
+    gaussians: Gaussians,
+    background: Tensor,
+    *,
+    edges: Tensor | None = None,
+    sh_degree: int | None = None,
+    accumulate: bool = False,
+) -> RenderOutput:
+    """See `gns.gaussian_renderer.render`; `begin` is the backend."""
+    leaves = tuple(values for _, values in gaussians.named_tensors())
+    if accumulate:
+        for name, values in gaussians.named_tensors():
+            if values.grad is None or not values.grad.movedim(0, -1).is_contiguous():
+                raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
+    count, like = len(gaussians), gaussians.means.detach()
+    request: dict[str, Any] = {
+        "begin": begin,
+        "camera": camera,
+        "background": background,
+        "sh_degree": gaussians.sh_degree if sh_degree is None else sh_degree,
+        "edges": None if edges is None else edges.to(like.dtype).contiguous(),
+        "accumulate": accumulate,
+        "leaves": leaves,
+        "radii": like.new_empty(count),
+        "importance": None if edges is None else like.new_empty(count),
+        "abs_grad": as_planes(like.new_zeros(count, 2)),
+    }
+    image, alpha = _render(*leaves, request)
+    return RenderOutput(image, alpha, request["radii"], request["abs_grad"], request["importance"])
+
+
+@torch.no_grad()
+def importance(begin: Begin, camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
+    """See `gns.gaussian_renderer.importance`; `begin` is the backend."""
+    means = gaussians.means
+    scores = means.new_empty(len(gaussians))
+    parameters = tuple(planes_of(values) for _, values in gaussians.named_tensors())
+    begin(camera, parameters, 0).forward(
+        None, None, None, means.new_zeros(3), edges.to(means.dtype).contiguous(), scores
+    )
+    return scores

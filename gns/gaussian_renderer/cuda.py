@@ -1,0 +1,299 @@
+"""The renderer on an NVIDIA GPU: kernels compiled at first use (gns/csrc/cuda), with torch's sorts between them.
+
+A rendering is, forward, project; sort by depth; count and emit the tile instances; sort those by tile; blend. Backward
+it is blend_backward and project_backward. All run in order on torch's current stream. The host reads one number, how
+many instances there are, and never waits otherwise. Equal input gives equal bits: sorts are stable, and every sum has a
+fixed order.
+
+Memory in bytes, kept from one rendering to the next and only ever grown (`rendering_bytes`):
+
+    a Gaussian    splats 48, footprints 32, depth key 4, tile count 4, first slot 4
+                  while sorting: sorted key 4, order 8, its counts 4, their sums 8, and 24 inside the sort
+                  results: radius 4, absolute gradient 8
+    an instance   tile id 2, owner 4, list 4, slot 4, gradient packet 48
+                  while sorting: sorted id 2, index 8, and 20 inside the sort
+    a pixel       image 12, alpha 4; loss: maps 36, image gradient 12
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from gns.errors import UserError
+from gns.gaussian_renderer import cuda_kernels as kernels
+from gns.gaussian_renderer.autograd import Planes
+from gns.scene.camera import Camera
+from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher
+
+LOSS_TILE = 16  # pixels, both ways, that a block of the loss kernels covers
+MOST_INSTANCES = MOST_ELEMENTS = 2**31 - 1
+MOST_PIXELS_ACROSS = 65535
+
+BYTES_A_GAUSSIAN = 92 + 48 + 12
+BYTES_AN_INSTANCE = 62 + 30
+BYTES_A_PIXEL = 16 + 48
+_SPARE = 8  # a buffer that is too small grows to the size asked for, and an eighth more
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether tensors on `device` are this backend's."""
+    return device.type == "cuda"
+
+
+@cache
+def launcher(device: torch.device) -> Launcher:
+    """What runs kernels on `device`; compiles them when it is first asked for. Raises UserError where it cannot."""
+    sources = {name: kernels.SOURCE_FOLDER / kernel.source for name, kernel in kernels.KERNELS.items()}
+    return NvrtcLauncher(sources, kernels.COMPILE_OPTIONS, kernels.INCLUDE_FOLDERS, device)
+
+
+def launch(name: str, device: torch.device, grid: Sequence[int], *arguments: Argument) -> None:
+    """Run a kernel of `cuda_kernels.KERNELS` on torch's current stream; a grid without blocks is nothing to do."""
+    blocks_x, blocks_y, blocks_z = (*grid, 1, 1)[:3]
+    if blocks_x and blocks_y and blocks_z:
+        launcher(device).launch(name, (blocks_x, blocks_y, blocks_z), kernels.KERNELS[name].block, arguments)
+
+
+def blocks_of(items: int, size: int) -> int:
+    """How many blocks of `size` cover `items`."""
+    return -(-items // size)
+
+
+class _Workspace:
+    """Uninitialised memory under names, which only ever grows; contents do not survive a growth."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """A contiguous tensor of this shape; the previous one of that name is no more."""
+        count = prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.dtype != dtype or len(buffer) < count:
+            self._buffers.pop(name, None)  # freed first, so that old and new never take memory together
+            buffer = torch.empty(count + count // _SPARE, dtype=dtype, device=self._device)
+            self._buffers[name] = buffer
+        return buffer[:count].view(*shape)
+
+
+# Workspaces that no rendering uses at the moment.
+_idle: dict[torch.device, list[_Workspace]] = {}
+
+
+class Rendering:
+    """One rendering on a GPU, see `gns.gaussian_renderer.autograd.Rendering`; its stages can be run one by one.
+
+    Raises TypeError where the parameters are not float32, UserError where image or instances exceed what the kernels
+    can number.
+    """
+
+    def __init__(self, camera: Camera, parameters: Planes, sh_degree: int) -> None:
+        means = parameters[0]
+        if means.dtype != torch.float32:
+            raise TypeError(f"the CUDA renderer computes in float32, not {means.dtype}")
+        if max(camera.width, camera.height) > MOST_PIXELS_ACROSS:
+            raise UserError(
+                f"view {camera.name} is {camera.width}×{camera.height} pixels: the CUDA renderer takes "
+                f"{MOST_PIXELS_ACROSS} at most each way; give -r a smaller width"
+            )
+        if max(values.numel() for values in parameters) > MOST_ELEMENTS:
+            raise UserError(f"{means.shape[-1]:,} Gaussians are more than the CUDA renderer can number: use fewer")
+        self.camera, self.sh_degree = camera, sh_degree
+        self.device, self.count = means.device, means.shape[-1]
+        self.tiles = blocks_of(camera.width, kernels.TILE) * blocks_of(camera.height, kernels.TILE)
+        self.instances = 0
+        self._parameters = parameters
+        self._camera_arguments = kernels.camera_arguments(camera)
+        idle = _idle.setdefault(self.device, [])
+        self._space = idle.pop() if idle else _Workspace(self.device)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_space"):
+            # The next to use it queues its work behind that of this rendering, on the same stream.
+            _idle.setdefault(self.device, []).append(self._space)
+
+    def forward(
+        self,
+        image: Tensor | None,
+        alpha: Tensor | None,
+        radii: Tensor | None,
+        background: Tensor,
+        edges: Tensor | None,
+        importance: Tensor | None,
+    ) -> None:
+        """Run the forward stages."""
+        self.project(with_colour=image is not None, radii=radii)
+        self.sort_by_depth()
+        self.emit()
+        self.sort_by_tile()
+        self.blend(image, alpha, background, edges)
+        if importance is not None:
+            self.sum_scores(importance)
+        self._parameters = ()  # autograd keeps them, and notices a change before the backward pass
+
+    def backward(
+        self,
+        parameters: Planes,
+        image: Tensor,
+        alpha: Tensor,
+        image_gradient: Tensor,
+        alpha_gradient: Tensor | None,
+        gradients: Planes,
+        abs_grad: Tensor,
+    ) -> None:
+        """Run the backward stages."""
+        self.blend_backward(image, alpha, image_gradient, alpha_gradient)
+        self.project_backward(parameters, gradients, abs_grad)
+
+    # The stages, in order
+
+    def project(self, *, with_colour: bool, radii: Tensor | None) -> None:
+        """Splats, their depths and the number of tiles that each meets."""
+        take, n = self._space.take, self.count
+        self.splats = take("splats", (n, kernels.SPLAT))
+        self.footprints = take("footprints", (n, kernels.FOOTPRINT))
+        self.depth_keys = take("depth_keys", (n,), torch.int32)
+        self.tile_counts = take("tile_counts", (n,), torch.int32)
+        self._launch_per_gaussian(
+            "project",
+            *self._camera_arguments,
+            n,
+            self.sh_degree,
+            int(with_colour),
+            *self._parameters,
+            self.splats,
+            self.footprints,
+            self.depth_keys,
+            self.tile_counts,
+            radii,
+        )
+
+    def sort_by_depth(self) -> None:
+        """Gaussians near to far, those that are not drawn last, and how many instances they make."""
+        n = self.count
+        keys = self._space.take("sorted_keys", (n,), torch.int32)
+        self.order = self._space.take("order", (n,), torch.int64)
+        torch.sort(self.depth_keys, stable=True, out=(keys, self.order))
+        # 64 bits: a few million large Gaussians make more instances than 32 can count.
+        self.ends = self._space.take("ends", (n,), torch.int64)
+        torch.cumsum(self.tile_counts[self.order], dim=0, dtype=torch.int64, out=self.ends)
+
+    def emit(self) -> None:
+        """The instances, Gaussian by Gaussian, near to far. Here the host waits for their number."""
+        n, take = self.count, self._space.take
+        self.instances = int(self.ends[-1]) if n else 0
+        if self.instances > MOST_INSTANCES:
+            raise UserError(
+                f"view {self.camera.name} needs {self.instances:,} tile instances for {n:,} Gaussians, more than the "
+                f"renderer can number ({MOST_INSTANCES:,}): the Gaussians are too large; lower -r or the learning rates"
+            )
+        self.slot_begin = take("slot_begin", (n,), torch.int32)
+        self.tile_ids = take(f"tile_ids{self._wide}", (self.instances,), self._id_type)
+        self.owners = take("owners", (self.instances,), torch.int32)
+        self._launch_per_gaussian(
+            f"emit{self._wide}",
+            n,
+            self.camera.width,
+            self.order,
+            self.ends,
+            self.tile_counts,
+            self.splats,
+            self.footprints,
+            self.slot_begin,
+            self.tile_ids,
+            self.owners,
+        )
+
+    def sort_by_tile(self) -> None:
+        """The list of every tile, near to far."""
+        m, take = self.instances, self._space.take
+        ids = take(f"sorted_ids{self._wide}", (m,), self._id_type)
+        index = take("sort_index", (m,), torch.int64)
+        torch.sort(self.tile_ids, stable=True, out=(ids, index))
+        self.tile_ranges = take("tile_ranges", (self.tiles, 2), torch.int32).zero_()
+        self.list = take("list", (m,), torch.int32)
+        self.slots = take("slots", (m,), torch.int32)
+        name = f"ranges{self._wide}"
+        grid = (blocks_of(m, kernels.KERNELS[name].block[0]),)
+        launch(name, self.device, grid, m, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
+
+    def blend(self, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None) -> None:
+        """The picture, the scores of the instances, or both."""
+        size = (self.camera.width, self.camera.height)
+        if edges is None:
+            self._launch_per_tile(
+                "blend", *size, self.tile_ranges, self.list, self.splats, background.float(), image, alpha
+            )
+            return
+        self.scores = self._space.take("scores", (self.instances,))
+        lists = (self.tile_ranges, self.list, self.slots, self.splats)
+        if image is None:
+            self._launch_per_tile("score", *size, *lists, edges, self.scores)
+        else:
+            self._launch_per_tile("blend_score", *size, *lists, background.float(), edges, image, alpha, self.scores)
+
+    def sum_scores(self, importance: Tensor) -> None:
+        """Each Gaussian's sum of the scores of its instances."""
+        self._launch_per_gaussian("sum_scores", self.count, self.tile_counts, self.slot_begin, self.scores, importance)
+
+    def blend_backward(
+        self, image: Tensor, alpha: Tensor, image_gradient: Tensor, alpha_gradient: Tensor | None
+    ) -> None:
+        """The gradient packet of every instance."""
+        self.packets = self._space.take("packets", (self.instances, kernels.PACKET))
+        self._launch_per_tile(
+            "blend_backward",
+            self.camera.width,
+            self.camera.height,
+            self.tile_ranges,
+            self.list,
+            self.slots,
+            self.splats,
+            image,
+            alpha,
+            image_gradient,
+            alpha_gradient,
+            self.packets,
+        )
+
+    def project_backward(self, parameters: Planes, gradients: Planes, abs_grad: Tensor) -> None:
+        """Add each Gaussian's gradients to `gradients`."""
+        self._launch_per_gaussian(
+            "project_backward",
+            *self._camera_arguments,
+            self.count,
+            self.sh_degree,
+            *parameters,
+            self.tile_counts,
+            self.slot_begin,
+            self.splats,
+            self.packets,
+            *gradients,
+            abs_grad,
+        )
+
+    @property
+    def _wide(self) -> str:
+        """What the names of kernels end in when tile ids need 32 bits."""
+        return "_wide" if self.tiles > kernels.MOST_SHORT_TILES else ""
+
+    @property
+    def _id_type(self) -> torch.dtype:
+        return torch.int32 if self._wide else torch.int16
+
+    def _launch_per_gaussian(self, name: str, *arguments: Argument) -> None:
+        launch(name, self.device, (blocks_of(self.count, kernels.KERNELS[name].block[0]),), *arguments)
+
+    def _launch_per_tile(self, name: str, *arguments: Argument) -> None:
+        launch(name, self.device, (self.tiles,), *arguments)
+
+
+def rendering_bytes(gaussians: int, instances: int, pixels: int) -> int:
+    """Memory of rendering, loss and their backward passes on a GPU, in bytes; see the table above."""
+    return gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + pixels * BYTES_A_PIXEL
