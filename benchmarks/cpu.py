@@ -186,9 +186,16 @@ def _time_iterations(population: Population, views: list[View], rounds: int) -> 
         "fastest_iteration": round(min(samples["iteration"]), 3),
         "nanoseconds_a_pair": 1e9 * seconds / mean_pairs,
         "gigaflops_blending": (FORWARD_FLOPS + BACKWARD_FLOPS) * mean_pairs / seconds / 1e9,
-        "renderer_megabytes": rendering.bytes / 1e6,
+        "bytes_a_gaussian": (_population_bytes(population) + rendering.bytes) / len(population),
         "peak_resident_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }
+
+
+def _population_bytes(population: Population) -> int:
+    """Parameters, gradients, moments and statistics."""
+    state = population.state_dict()
+    tensors = [value for group in state["groups"].values() for value in group.values() if torch.is_tensor(value)]
+    return sum(tensor.nbytes for tensor in [*tensors, state["gradient_sum"], state["visits"]])
 
 
 @contextmanager
@@ -229,7 +236,8 @@ def _synthetic(count: int, width: int, height: int, sigma: float, rounds: int) -
 def _print_row(label: str, result: dict[str, Any]) -> None:
     times = result["milliseconds"]
     figures = " ".join(f"{times[stage]:10.2f}" for stage in (*STAGES, "iteration"))
-    print(f"{label:>24} {figures}  {result['nanoseconds_a_pair']:.2f} ns a pair", flush=True)
+    memory = result["bytes_a_gaussian"]
+    print(f"{label:>24} {figures}  {result['nanoseconds_a_pair']:.2f} ns a pair, {memory:.0f} B a Gaussian", flush=True)
 
 
 def _print(report: dict[str, Any]) -> None:
