@@ -94,7 +94,7 @@ def load_lpips(device: str) -> Lpips:
     except ImportError:
         return Lpips(None, "the package lpips is not installed: pip install 'gns[lpips]'")
     try:
-        network = lpips.LPIPS(net="vgg", verbose=False).to(device).eval()
+        network = lpips.LPIPS(net="vgg", eval_mode=True, verbose=False).to(device)
     except Exception as error:  # whatever a failed download raises, in whichever library
         return Lpips(None, f"the weights of LPIPS cannot be loaded ({error})")
 

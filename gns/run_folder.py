@@ -262,9 +262,8 @@ def _camera_record(index: int, camera: Camera) -> dict[str, Any]:
 
 def _cfg_args_text(config: SceneConfig) -> str:
     """The line that other tools evaluate: the settings of a scene as 3DGS names them."""
-    # They place photos on this device. Ours is decided later and may be the CPU; theirs needs a GPU anyway.
     settings = argparse.Namespace(
-        data_device="cuda",
+        data_device="cpu",  # where they keep photos: main memory is there on every machine
         eval=config.eval,
         images=config.images,
         model_path=str(config.model_path),

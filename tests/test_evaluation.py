@@ -139,9 +139,9 @@ def test_absent_lpips_is_null_with_its_reason(run: RunFolder, capsys: pytest.Cap
 class FakeLpips(torch.nn.Module):
     """Stands for lpips.LPIPS: mean absolute difference of what it is given."""
 
-    def __init__(self, net: str, verbose: bool) -> None:
+    def __init__(self, net: str, eval_mode: bool, verbose: bool) -> None:
         super().__init__()
-        assert net == "vgg"
+        assert net == "vgg" and eval_mode
 
     def forward(self, image: Tensor, truth: Tensor) -> Tensor:
         assert image.dim() == 4

@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import resource
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +64,11 @@ def a_scene() -> Scene:
 def test_cfg_args_is_what_3dgs_tools_evaluate(run: RunFolder, config: TrainConfig) -> None:
     text = (run.path / "cfg_args").read_text(encoding="utf-8")
     assert "\n" not in text
-    evaluated = eval(text, {"Namespace": Namespace})  # as other tools do it; it is our own text
-    assert vars(evaluated) == {
-        "data_device": "cuda",
+    call = ast.parse(text, mode="eval").body  # what evaluating it comes to, for tools that do
+    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Namespace"
+    assert not call.args
+    assert {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords} == {
+        "data_device": "cpu",
         "eval": True,
         "images": "images",
         "model_path": str(config.model_path),
