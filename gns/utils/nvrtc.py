@@ -184,7 +184,11 @@ class NvrtcLauncher:
                     f"{tuple(argument.shape)}, stride {argument.stride()}"
                 )
             return argument.data_ptr()
-        return np.float32(argument) if isinstance(argument, float) else np.int32(argument)
+        if isinstance(argument, float):
+            return np.float32(argument)
+        if not -(2**31) <= argument < 2**31:  # numpy 1.x would wrap it round
+            raise OverflowError(f"kernel {name} was given {argument}, which does not fit in 32 bits")
+        return np.int32(argument)
 
 
 class _TorchStream:
