@@ -28,6 +28,7 @@ from gns.schedule import SCHEDULES, Phase, Schedule
 from gns.selection import NaturalSelection, SelectionState, all_but_faintest
 from gns.utils.devices import described, pick_device
 from gns.utils.torchrun import place
+from gns.utils.workspace import Workspace
 
 Note = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of all processes' views, own photometric loss
 
@@ -121,6 +122,7 @@ class Trainer:
         self.densifier = Densification(self.views, config.final_budget, team)
         self.selector = NaturalSelection(config.final_budget, config.final_cut, config.detach_pressure)
         self.background = torch.tensor(scene.background, device=device)
+        self._workspace = Workspace(device)
 
     def advance(self, state: TrainState, note: Note | None = None) -> None:
         """Train one iteration, changing `state`; `note` is told all views and the loss of this process's own.
@@ -135,8 +137,16 @@ class Trainer:
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         view = self.views[drawn[self.team.rank]]
         sh_degree = min(when.sh_degree(it), alive.gaussians.sh_degree)
-        seen = render(view.camera, alive.gaussians, self.background, sh_degree=sh_degree, accumulate=True)
-        loss = photometric_loss(seen.image, view.image, view.mask)
+        seen = render(
+            view.camera,
+            alive.gaussians,
+            self.background,
+            sh_degree=sh_degree,
+            screen_gradients=growth is not None,
+            accumulate=True,
+            workspace=self._workspace,
+        )
+        loss = photometric_loss(seen.image, view.image, view.mask, self._workspace)
         if note:
             note(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
         pressure = self._pressure(state, phase, it)

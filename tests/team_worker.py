@@ -169,8 +169,8 @@ def _on_rank(
             action(state)
         advance(trainer, state, *arguments)
 
-    def losing(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        value = photometric_loss(image, target, mask)
+    def losing(*arguments: Any) -> Tensor:
+        value = photometric_loss(*arguments)
         return value * loss if team.rank == rank and now == iteration else value
 
     with patch.object(Trainer, "advance", advancing), patch.object(training, "photometric_loss", losing):

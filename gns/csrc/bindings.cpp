@@ -127,8 +127,10 @@ template <class T> class Rendering {
                               pointer(abs_mean2d)};
     nb::gil_scoped_release release;
     const Kernels<T>& k = kernels<T>();
-    measure("blend_backward",
-            [&] { k.blend_backward(*frame_, image.data(), image_gradient.data(), pointer(alpha_gradient)); });
+    const bool absolute = out.abs_mean2d != nullptr;
+    measure("blend_backward", [&] {
+      k.blend_backward(*frame_, image.data(), image_gradient.data(), pointer(alpha_gradient), absolute);
+    });
     measure("project_backward", [&] { k.project_backward(*frame_, in, out); });
   }
 

@@ -9,6 +9,7 @@ from gns.gaussian_renderer.cpu import instruction_sets, set_threads, thread_coun
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
+from gns.utils.workspace import Workspace
 
 __all__ = [
     "RenderOutput",
@@ -28,7 +29,9 @@ def render(
     *,
     edges: Tensor | None = None,
     sh_degree: int | None = None,
+    screen_gradients: bool = True,
     accumulate: bool = False,
+    workspace: Workspace | None = None,
 ) -> RenderOutput:
     """Render one view by 3D Gaussian splatting (Kerbl et al. 2023), differentiable in every parameter of `gaussians`.
 
@@ -39,8 +42,10 @@ def render(
         background: RGB in [0, 1], [3]; a constant, no gradient flows to it.
         edges: edge strength of the view, [H, W]; when given, `importance` is computed along.
         sh_degree: highest spherical-harmonic degree to evaluate; default: all that the coefficients hold.
+        screen_gradients: whether the backward pass fills `abs_grad`, which costs a few percent.
         accumulate: the backward pass adds straight into each parameter's `.grad`, which must exist and be stored as
             planes, instead of handing autograd fresh tensors. Same numbers; no allocation.
+        workspace: memory for the results, which the next rendering with the same workspace overwrites; default: fresh.
 
     Returns:
         RenderOutput; `abs_grad` is filled by the backward pass.
@@ -54,7 +59,9 @@ def render(
         background,
         edges=edges,
         sh_degree=sh_degree,
+        screen_gradients=screen_gradients,
         accumulate=accumulate,
+        workspace=workspace,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians, as_planes
+from gns.utils.workspace import Workspace
 
 # The six parameter groups, or their gradients, as kernels read them: the Gaussian's index last, contiguous.
 Planes = tuple[Tensor, ...]
@@ -39,9 +40,12 @@ class Rendering(Protocol):
         image_gradient: Tensor,
         alpha_gradient: Tensor | None,
         gradients: Planes,
-        abs_grad: Tensor,
+        abs_grad: Tensor | None,
     ) -> None:
-        """Add to `gradients`, and write abs_grad [2, N]. Parameters, image and alpha are those of the forward pass."""
+        """Add to `gradients`, and write abs_grad [2, N] where given.
+
+        Parameters, image and alpha are those of the forward pass.
+        """
         ...
 
 
@@ -70,8 +74,9 @@ class _Render(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         parameters = (means, log_scales, quats, logits, sh_dc, sh_rest)
         camera = request["camera"]
-        image = means.new_empty(3, camera.height, camera.width)
-        alpha = means.new_empty(camera.height, camera.width)
+        take = request["take"]
+        image = take("image", (3, camera.height, camera.width), means.dtype)
+        alpha = take("alpha", (camera.height, camera.width), means.dtype)
         rendering = request["begin"](camera, tuple(map(planes_of, parameters)), request["sh_degree"])
         rendering.forward(
             image, alpha, request["radii"], request["background"], request["edges"], request["importance"]
@@ -101,7 +106,7 @@ class _Render(torch.autograd.Function):
             image_gradient.contiguous(),
             None if alpha_gradient is None else alpha_gradient.contiguous(),
             tuple(gradient.movedim(0, -1) for gradient in gradients),
-            request["abs_grad"].movedim(0, -1),
+            request["abs_grad"],
         )
         if request["accumulate"]:
             return (None,) * 7
@@ -119,7 +124,9 @@ def render(
     *,
     edges: Tensor | None = None,
     sh_degree: int | None = None,
+    screen_gradients: bool = True,
     accumulate: bool = False,
+    workspace: Workspace | None = None,
 ) -> RenderOutput:
     """See `gns.gaussian_renderer.render`; `begin` is the backend."""
     leaves = tuple(values for _, values in gaussians.named_tensors())
@@ -127,7 +134,9 @@ def render(
         for name, values in gaussians.named_tensors():
             if values.grad is None or not values.grad.movedim(0, -1).is_contiguous():
                 raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
-    count, like = len(gaussians), gaussians.means.detach()
+    count, like = len(gaussians), gaussians.means
+    take = (workspace or Workspace(like.device)).take
+    abs_grad = take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients else None
     request: dict[str, Any] = {
         "begin": begin,
         "camera": camera,
@@ -136,12 +145,14 @@ def render(
         "edges": None if edges is None else edges.to(like.dtype).contiguous(),
         "accumulate": accumulate,
         "leaves": leaves,
-        "radii": like.new_empty(count),
-        "importance": None if edges is None else like.new_empty(count),
-        "abs_grad": as_planes(like.new_zeros(count, 2)),
+        "take": take,
+        "radii": take("radii", (count,), like.dtype),
+        "importance": None if edges is None else take("importance", (count,), like.dtype),
+        "abs_grad": abs_grad,
     }
     image, alpha = _render(*leaves, request)
-    return RenderOutput(image, alpha, request["radii"], request["abs_grad"], request["importance"])
+    absolute = like.new_empty(0, 2) if abs_grad is None else abs_grad.movedim(0, -1)
+    return RenderOutput(image, alpha, request["radii"], absolute, request["importance"])
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ class Rendering:
         image_gradient: Tensor,
         alpha_gradient: Tensor | None,
         gradients: Planes,
-        abs_grad: Tensor,
+        abs_grad: Tensor | None,
     ) -> None:
         """Run the backward stages."""
         self._native.backward(*parameters, self._sh_degree, image, image_gradient, alpha_gradient, *gradients, abs_grad)

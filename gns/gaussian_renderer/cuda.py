@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from math import prod
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from gns.gaussian_renderer import cuda_kernels as kernels
 from gns.gaussian_renderer.autograd import Planes
 from gns.scene.camera import Camera
 from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher
+from gns.utils.workspace import Workspace
 
 LOSS_TILE = 16  # pixels, both ways, that a block of the loss kernels covers
 MOST_INSTANCES = MOST_ELEMENTS = 2**31 - 1
@@ -37,7 +37,6 @@ MOST_PIXELS_ACROSS = 65535
 BYTES_A_GAUSSIAN = 92 + 48 + 12
 BYTES_AN_INSTANCE = 62 + 30
 BYTES_A_PIXEL = 16 + 48
-_SPARE = 8  # a buffer that is too small grows to the size asked for, and an eighth more
 
 
 def runs_on(device: torch.device) -> bool:
@@ -64,26 +63,8 @@ def blocks_of(items: int, size: int) -> int:
     return -(-items // size)
 
 
-class _Workspace:
-    """Uninitialised memory under names, which only ever grows; contents do not survive a growth."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._buffers: dict[str, Tensor] = {}
-
-    def take(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """A contiguous tensor of this shape; the previous one of that name is no more."""
-        count = prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.dtype != dtype or len(buffer) < count:
-            self._buffers.pop(name, None)  # freed first, so that old and new never take memory together
-            buffer = torch.empty(count + count // _SPARE, dtype=dtype, device=self._device)
-            self._buffers[name] = buffer
-        return buffer[:count].view(*shape)
-
-
 # Workspaces that no rendering uses at the moment.
-_idle: dict[torch.device, list[_Workspace]] = {}
+_idle: dict[torch.device, list[Workspace]] = {}
 
 
 class Rendering:
@@ -111,7 +92,7 @@ class Rendering:
         self._parameters = parameters
         self._camera_arguments = kernels.camera_arguments(camera)
         idle = _idle.setdefault(self.device, [])
-        self._space = idle.pop() if idle else _Workspace(self.device)
+        self._space = idle.pop() if idle else Workspace(self.device)
 
     def __del__(self) -> None:
         if hasattr(self, "_space"):
@@ -145,7 +126,7 @@ class Rendering:
         image_gradient: Tensor,
         alpha_gradient: Tensor | None,
         gradients: Planes,
-        abs_grad: Tensor,
+        abs_grad: Tensor | None,
     ) -> None:
         """Run the backward stages."""
         self.blend_backward(image, alpha, image_gradient, alpha_gradient)
@@ -262,7 +243,7 @@ class Rendering:
             self.packets,
         )
 
-    def project_backward(self, parameters: Planes, gradients: Planes, abs_grad: Tensor) -> None:
+    def project_backward(self, parameters: Planes, gradients: Planes, abs_grad: Tensor | None) -> None:
         """Add each Gaussian's gradients to `gradients`."""
         self._launch_per_gaussian(
             "project_backward",

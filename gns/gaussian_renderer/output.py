@@ -14,5 +14,6 @@ class RenderOutput:
     image: Tensor  # [3, H, W], colour over the background
     alpha: Tensor  # [H, W], 1 − the transmittance that is left
     radii: Tensor  # [N], largest half-extent of the α ≥ 1/255 ellipse in pixels; 0 where the Gaussian is not drawn
-    abs_grad: Tensor  # [N, 2], filled by backward: sum over pixels of |∂loss/∂mean2d| times (W/2, H/2); zero before
+    # [N, 2], filled by backward: sum over pixels of |∂loss/∂mean2d| times (W/2, H/2); zero before. [0, 2] if not asked.
+    abs_grad: Tensor
     importance: Tensor | None = None  # [N], sum over pixels of edge·T·α, when an edge map was given

@@ -164,16 +164,6 @@ def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> Non
     assert len(cuda._idle[torch.device("cpu")]) == 2  # both are free again, and kept
 
 
-def test_workspaces_only_grow() -> None:
-    space = cuda._Workspace(torch.device("cpu"))
-    first = space.take("a", (10, 3))
-    assert first.shape == (10, 3) and first.is_contiguous()
-    assert space.take("a", (4,)).data_ptr() == first.data_ptr()
-    assert space.take("a", (33,)).data_ptr() == first.data_ptr()  # an eighth was to spare
-    assert space.take("a", (50, 2)).numel() == 100
-    assert space.take("a", (0, 12)).shape == (0, 12)
-
-
 def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
     """The buffers that a rendering keeps are those of the module's table; what sorts take inside is not seen."""
     scene = example("130x70, degree 3")

@@ -13,6 +13,7 @@ from torch.autograd.gradcheck import GradcheckError
 from gns.gaussian_renderer import reference, render, set_threads
 from gns.losses import photometric_loss
 from gns.scene import Gaussians
+from gns.utils.workspace import Workspace
 from tests.gaussian_renderer.comparison import (
     Backend,
     Renderer,
@@ -223,6 +224,37 @@ def test_screen_gradient_is_zero_before_backward(backend: Backend) -> None:
     assert not output.abs_grad.any()
     torch.autograd.backward(output.image.sum())
     assert output.abs_grad.any()
+
+
+def test_screen_gradients_can_be_left_out(backend: Backend) -> None:
+    scene = example("130x70, degree 3")
+    background = scene.background.to(backend.dtype)
+    with_, without = (trainable(scene.gaussians, backend.dtype) for _ in range(2))
+    torch.autograd.backward(render(scene.camera, with_, background).image.square().sum())
+    output = render(scene.camera, without, background, screen_gradients=False)
+    torch.autograd.backward(output.image.square().sum())
+    assert output.abs_grad.shape == (0, 2)
+    for name, gradient in gradients_of(with_).items():
+        assert torch.equal(gradients_of(without)[name], gradient), name
+
+
+def test_a_workspace_is_used_again_and_changes_nothing(backend: Backend) -> None:
+    """Three iterations in the same memory against three in fresh memory, of other views and other numbers of rows."""
+    space = Workspace(torch.device("cpu"))
+    places = []
+    for name in ("130x70, degree 3", "33x47, degree 2", "130x70, degree 3"):
+        scene = example(name)
+        photo = torch.full((scene.camera.height, scene.camera.width, 3), 90, dtype=torch.uint8)
+        results = []
+        for workspace in (None, space):
+            gaussians = trainable(scene.gaussians, backend.dtype)
+            seen = render(scene.camera, gaussians, scene.background.to(backend.dtype), workspace=workspace)
+            loss = photometric_loss(seen.image, photo, workspace=workspace)
+            torch.autograd.backward(loss)
+            results.append([seen.image, seen.alpha, seen.radii, seen.abs_grad, loss, *gradients_of(gaussians).values()])
+        assert all(torch.equal(fresh, reused) for fresh, reused in zip(*results, strict=True))
+        places.append([seen.image.data_ptr(), seen.alpha.data_ptr(), seen.radii.data_ptr(), seen.abs_grad.data_ptr()])
+    assert places[0] == places[1] == places[2]
 
 
 def test_permuting_gaussians_permutes_gradients(backend: Backend) -> None:

@@ -67,7 +67,7 @@ int main(int, char** argv) {
   const double loss =
       kernels.photometric_loss(workspace, width, height, image.data(), photo.data(), nullptr, gradient.data());
   std::vector<float> abs_mean2d(2 * n);
-  kernels.blend_backward(frame, image.data(), gradient.data(), nullptr);
+  kernels.blend_backward(frame, image.data(), gradient.data(), nullptr, true);
   kernels.project_backward(frame, raw, {gradients[0].data(), gradients[1].data(), gradients[2].data(),
                                         gradients[3].data(), gradients[4].data(), gradients[5].data(),
                                         abs_mean2d.data()});

@@ -225,7 +225,8 @@ template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
 //
 // With t = Σ₂⁻¹(mean − pixel) and h = o·G·∂L/∂α (straight through the 0.99 cap) an instance's packet is
 // (Σ ∂L/∂colour: 3, Σh, Σh·t: 2, Σ|h·t|: 2, Σh·t₁², Σh·t₁t₂, Σh·t₂², 0): ∂L/∂mean = −Σh·t, ∂L/∂Σ₂ = ½ Σh·ttᵀ.
-template <class T>
+// Without kAbsolute the two absolute sums stay zero.
+template <class T, bool kAbsolute>
 void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* image_gradient, const T* alpha_gradient) {
   using V = Vec<T>;
   using S = Shape<T>;
@@ -289,8 +290,10 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
         h_sum += h;
         x_sum += hx;
         y_sum += hy;
-        x_abs += abs(hx);
-        y_abs += abs(hy);
+        if constexpr (kAbsolute) {
+          x_abs += abs(hx);
+          y_abs += abs(hy);
+        }
         xx = fma(hx, t1, xx);
         xy = fma(hx, t2, xy);
         yy = fma(hy, t2, yy);
@@ -329,10 +332,13 @@ void blend(Frame<T>& frame, const T* background, T* image, T* alpha, const T* ed
 }
 
 template <class T>
-void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, const T* alpha_gradient) {
+void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, const T* alpha_gradient,
+                    bool absolute) {
   frame.packets.ensure(frame.instances * kPacket);
-  parallel_for(frame.tiles_x * frame.tiles_y,
-               [&](int tile) { blend_tile_backward(frame, tile, image, image_gradient, alpha_gradient); });
+  parallel_for(frame.tiles_x * frame.tiles_y, [&](int tile) {
+    if (absolute) return blend_tile_backward<T, true>(frame, tile, image, image_gradient, alpha_gradient);
+    return blend_tile_backward<T, false>(frame, tile, image, image_gradient, alpha_gradient);
+  });
 }
 
 template <class T> size_t count_pairs(const Frame<T>& frame) {
@@ -344,7 +350,7 @@ template <class T> size_t count_pairs(const Frame<T>& frame) {
 #define GNS_INSTANTIATE(T)                                                              \
   template void blend<T>(Frame<T>&, const T*, T*, T*, const T*, T*);                    \
   template size_t count_pairs<T>(const Frame<T>&);                                      \
-  template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*);
+  template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*, bool);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)
 

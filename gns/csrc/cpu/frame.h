@@ -173,7 +173,7 @@ template <class T> struct Kernels {
   void (*list_instances)(Frame<T>&);
   // image [3][H][W] or null, alpha [H][W] or null, edges [H][W] or null with scores [N]
   void (*blend)(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
-  void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient);
+  void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
   size_t (*count_pairs)(const Frame<T>&);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(Workspace<T>&, int width, int height, const T* image, const uint8_t* target,

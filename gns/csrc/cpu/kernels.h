@@ -10,7 +10,7 @@ template <class T> void list_instances(Frame<T>&);
 template <class T>
 void blend(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
 template <class T>
-void blend_backward(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient);
+void blend_backward(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
 template <class T> size_t count_pairs(const Frame<T>&);
 template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
 template <class T>
