@@ -55,7 +55,7 @@ from gns.gaussian_renderer.autograd import planes_of
 from gns.gpu_memory import training_bytes
 from gns.journal import held_out_psnr
 from gns.losses import photometric_loss
-from gns.optimiser import AdamGroup, adam_step
+from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.population import Population
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.scene.readers import SceneOptions, read_scene
@@ -763,7 +763,8 @@ class _Gsplat:
 
 def _flat_group(leaf: Tensor, first: Tensor, second: Tensor) -> AdamGroup:
     assert leaf.grad is not None
-    return AdamGroup(leaf.detach().view(-1), leaf.grad.reshape(-1), first.view(-1), second.view(-1), 0.0, 1)
+    tensors = AdamTensors(leaf.detach().view(-1), leaf.grad.reshape(-1), first.view(-1), second.view(-1))
+    return AdamGroup(tensors, 0.0, 1)
 
 
 def _psnr(image: Tensor, truth: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import cuda
+from gns.gaussian_renderer.cpu import as_arrays
 from gns.utils import native
 from gns.utils.workspace import Workspace
 
@@ -23,7 +24,7 @@ class _LossOnCpu(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace) -> Tensor:
         gradient = workspace.take("image_gradient", image.shape, image.dtype) if image.requires_grad else None
         bytes_mask = None if mask is None else mask.to(torch.uint8)
-        loss = _native.photometric_loss(image.detach(), target, bytes_mask, gradient)
+        loss = _native.photometric_loss(*as_arrays(image.detach(), target, bytes_mask, gradient))
         ctx.gradient = gradient
         return image.new_tensor(loss)
 

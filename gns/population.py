@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from gns.errors import UserError
 from gns.gaussian_renderer.output import RenderOutput
-from gns.optimiser import AdamGroup, adam_step
+from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.scene import Gaussians
 from gns.scene.gaussians import as_planes
 
@@ -48,11 +49,17 @@ class _Group:
         assert self.parameter.grad is not None
         return self.parameter.grad
 
+    @cached_property
+    def tensors(self) -> AdamTensors:
+        """All four, as Adam takes them."""
+        return AdamTensors(self.parameter, self.gradient, self.first_moment, self.second_moment)
+
     def edit(self, survivors: Tensor, children: Tensor | None) -> None:
         """Keep the rows `survivors`, and append `children` with zero gradients and moments.
 
         One tensor at a time: the memory that row surgery takes on top is that of one tensor, not of the whole model.
         """
+        self.__dict__.pop("tensors", None)  # or the old ones would take memory until the new ones are made
         newborn = None if children is None else torch.zeros_like(children)
         gradient = self.gradient
         self.parameter.grad = None
@@ -163,17 +170,7 @@ class Population:
         for name in names:
             group, times = self._groups[name], merged[name] if merged else 1
             self._steps[name] += times
-            due.append(
-                AdamGroup(
-                    group.parameter,
-                    group.gradient,
-                    group.first_moment,
-                    group.second_moment,
-                    rates[name],
-                    self._steps[name],
-                    times,
-                )
-            )
+            due.append(AdamGroup(group.tensors, rates[name], self._steps[name], times))
         adam_step(due)
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from gns.cli import train as train_command
 from gns.densification import Densification
 from gns.distributed import ALONE, Team, device_option, fingerprint
 from gns.errors import UserError
-from gns.optimiser import BETA1, BETA2, EPSILON, AdamGroup, adam_step
+from gns.optimiser import BETA1, BETA2, EPSILON, AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.schedule import SCHEDULES, STANDARD, Growth, Phase, Schedule, StepPeriod, every
 from gns.training import Trainer, TrainState, train
@@ -334,7 +334,7 @@ def test_a_merged_step_is_adams_with_the_rate_of_a_batch() -> None:
         gradient = torch.randn(50, generator=generator)
         peer.grad = gradient / 2
         adam.step()
-        adam_step([AdamGroup(parameter, gradient, first, second, 0.01, merged * step, merged)])
+        adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.01, merged * step, merged)])
         assert not gradient.any()
     assert torch.allclose(parameter, peer.detach(), rtol=0, atol=1e-6)
     assert (parameter - start).abs().max() > 0.05
@@ -342,7 +342,7 @@ def test_a_merged_step_is_adams_with_the_rate_of_a_batch() -> None:
     plain = [parameter.clone(), first.clone(), second.clone()]
     gradient = torch.randn(50, generator=generator)
     expected = BETA1 * plain[1] + (1 - BETA1) * gradient
-    adam_step([AdamGroup(parameter, gradient, first, second, 0.01, merged * 7 + 1)])
+    adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.01, merged * 7 + 1)])
     assert torch.allclose(first, expected)
 
 
@@ -354,7 +354,7 @@ def test_a_merged_step_goes_about_as_far_as_the_steps_it_stands_for() -> None:
         parameter, first, second = (torch.zeros(2_000) for _ in range(3))
         for step in range(merged, 2_000 + 1, merged):
             gradient = merged * 0.1 + merged**0.5 * torch.randn(2_000, generator=generator)
-            adam_step([AdamGroup(parameter, gradient, first, second, 0.01, step, merged)])
+            adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.01, step, merged)])
         moved.append(-float(parameter.mean()))
     assert moved[1] == pytest.approx(moved[0], rel=0.05)
     assert moved[0] == pytest.approx(2_000 * 0.01 * 0.1, rel=0.1)

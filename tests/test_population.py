@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gns.errors import UserError
 from gns.gaussian_renderer.output import RenderOutput
-from gns.optimiser import AdamGroup, adam_step
+from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.population import Population, Split
 from gns.scene import Gaussians
 from gns.schedule import GROUPS
@@ -227,7 +227,7 @@ def test_adam_step_keeps_layout_and_spends_the_gradient() -> None:
     parameter, gradient, first, second = (torch.randn(3, 5).T for _ in range(4))
     second.abs_()
     address = parameter.data_ptr()
-    adam_step([AdamGroup(parameter, gradient, first, second, 0.1, 1)])
+    adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.1, 1)])
     assert not gradient.any()
     assert parameter.data_ptr() == address
     assert all(_is_planes(tensor) for tensor in (parameter, gradient, first, second))
@@ -236,9 +236,9 @@ def test_adam_step_keeps_layout_and_spends_the_gradient() -> None:
 def test_adam_step_refuses_what_it_would_misread() -> None:
     rows, planes = torch.zeros(5, 3), torch.zeros(3, 5).T
     with pytest.raises(ValueError, match="planes"):
-        adam_step([AdamGroup(rows, planes, planes, planes, 0.1, 1)])
+        adam_step([AdamGroup(AdamTensors(rows, planes, planes, planes), 0.1, 1)])
     with pytest.raises(ValueError, match="float64"):
-        adam_step([AdamGroup(planes.double(), planes, planes, planes, 0.1, 1)])
+        adam_step([AdamGroup(AdamTensors(planes.double(), planes, planes, planes), 0.1, 1)])
 
 
 def test_saved_and_loaded_to_the_bit() -> None:

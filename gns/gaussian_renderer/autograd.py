@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene.camera import Camera
-from gns.scene.gaussians import Gaussians, as_planes
+from gns.scene.gaussians import Gaussians
 from gns.utils.workspace import Workspace
 
 # The six parameter groups, or their gradients, as kernels read them: the Gaussian's index last, contiguous.
@@ -55,7 +55,7 @@ Begin = Callable[[Camera, Planes, int], Rendering]
 
 def planes_of(values: Tensor) -> Tensor:
     """[N, ...] with the Gaussian's index last, contiguous. Copies only what lies otherwise in memory."""
-    return as_planes(values.detach()).movedim(0, -1)
+    return values.detach().movedim(0, -1).contiguous()
 
 
 class _Render(torch.autograd.Function):
@@ -77,40 +77,38 @@ class _Render(torch.autograd.Function):
         take = request["take"]
         image = take("image", (3, camera.height, camera.width), means.dtype)
         alpha = take("alpha", (camera.height, camera.width), means.dtype)
-        rendering = request["begin"](camera, tuple(map(planes_of, parameters)), request["sh_degree"])
+        planes = tuple(map(planes_of, parameters))
+        rendering = request["begin"](camera, planes, request["sh_degree"])
         rendering.forward(
             image, alpha, request["radii"], request["background"], request["edges"], request["importance"]
         )
-        ctx.rendering = rendering
-        ctx.request = request
+        ctx.rendering, ctx.planes, ctx.request = rendering, planes, request
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*parameters, image, alpha)
+        ctx.save_for_backward(*parameters, image, alpha)  # autograd notices a change before the backward pass
         return image, alpha
 
     @staticmethod
     def backward(ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        *parameters, image, alpha = ctx.saved_tensors
+        *_, image, alpha = ctx.saved_tensors
         request = ctx.request
         if image_gradient is None and alpha_gradient is None:
             return (None,) * 7
         if image_gradient is None:
             image_gradient = torch.zeros_like(image)
-        if request["accumulate"]:
-            gradients = [values.grad for values in request["leaves"]]
-        else:
-            gradients = [as_planes(torch.zeros_like(values)) for values in parameters]
+        # Fresh ones are cleared, those to accumulate in hold earlier views.
+        gradients = request["gradients"] or tuple(map(torch.zeros_like, ctx.planes))
         ctx.rendering.backward(
-            tuple(map(planes_of, parameters)),
+            ctx.planes,
             image.detach(),
             alpha.detach(),
             image_gradient.contiguous(),
             None if alpha_gradient is None else alpha_gradient.contiguous(),
-            tuple(gradient.movedim(0, -1) for gradient in gradients),
+            gradients,
             request["abs_grad"],
         )
-        if request["accumulate"]:
+        if request["gradients"]:
             return (None,) * 7
-        return (*gradients, None)
+        return (*(gradient.movedim(-1, 0) for gradient in gradients), None)
 
 
 _render: Callable[..., tuple[Tensor, Tensor]] = _Render.apply
@@ -130,10 +128,6 @@ def render(
 ) -> RenderOutput:
     """See `gns.gaussian_renderer.render`; `begin` is the backend."""
     leaves = tuple(values for _, values in gaussians.named_tensors())
-    if accumulate:
-        for name, values in gaussians.named_tensors():
-            if values.grad is None or not values.grad.movedim(0, -1).is_contiguous():
-                raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
     count, like = len(gaussians), gaussians.means
     take = (workspace or Workspace(like.device)).take
     abs_grad = take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients else None
@@ -143,8 +137,7 @@ def render(
         "background": background,
         "sh_degree": gaussians.sh_degree if sh_degree is None else sh_degree,
         "edges": None if edges is None else edges.to(like.dtype).contiguous(),
-        "accumulate": accumulate,
-        "leaves": leaves,
+        "gradients": _gradient_planes(gaussians) if accumulate else None,
         "take": take,
         "radii": take("radii", (count,), like.dtype),
         "importance": None if edges is None else take("importance", (count,), like.dtype),
@@ -153,6 +146,17 @@ def render(
     image, alpha = _render(*leaves, request)
     absolute = like.new_empty(0, 2) if abs_grad is None else abs_grad.movedim(0, -1)
     return RenderOutput(image, alpha, request["radii"], absolute, request["importance"])
+
+
+def _gradient_planes(gaussians: Gaussians) -> Planes:
+    """The parameters' gradients, to be added to."""
+    planes = []
+    for name, values in gaussians.named_tensors():
+        gradient = None if values.grad is None else values.grad.movedim(0, -1)
+        if gradient is None or not gradient.is_contiguous():
+            raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
+        planes.append(gradient)
+    return tuple(planes)
 
 
 @torch.no_grad()

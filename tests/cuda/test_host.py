@@ -22,7 +22,7 @@ from gns.errors import UserError
 from gns.gaussian_renderer import cpu, cuda, cuda_kernels, importance, render
 from gns.gaussian_renderer.autograd import planes_of
 from gns.losses import photometric_loss
-from gns.optimiser import AdamGroup, adam_step
+from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.training import Trainer, TrainState, train
@@ -270,7 +270,7 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
             spent = [tensor.clone(memory_format=torch.preserve_format) for tensor in gradients]
             adam_step(
                 [
-                    AdamGroup(value, gradient, *moment, 0.1 / (index + 1), step * merged, merged)
+                    AdamGroup(AdamTensors(value, gradient, *moment), 0.1 / (index + 1), step * merged, merged)
                     for index, (value, gradient, moment) in enumerate(zip(values, spent, moments, strict=True))
                 ]
             )
