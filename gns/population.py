@@ -5,6 +5,7 @@ Parameters, gradients, Adam's moments and the densification statistics are cut a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,31 +55,43 @@ class _Group:
         """All four, as Adam takes them."""
         return AdamTensors(self.parameter, self.gradient, self.first_moment, self.second_moment)
 
-    def edit(self, survivors: Tensor, children: Tensor | None) -> None:
-        """Keep the rows `survivors`, and append `children` with zero gradients and moments.
+    def edit(self, edit: _Edit, children: Tensor | None) -> None:
+        """Keep the survivors, and append `children` with zero gradients and moments.
 
         One tensor at a time: the memory that row surgery takes on top is that of one tensor, not of the whole model.
         """
         self.__dict__.pop("tensors", None)  # or the old ones would take memory until the new ones are made
-        newborn = None if children is None else torch.zeros_like(children)
         gradient = self.gradient
         self.parameter.grad = None
-        gradient = _rows(gradient, survivors, newborn)
-        self.first_moment = _rows(self.first_moment, survivors, newborn)
-        self.second_moment = _rows(self.second_moment, survivors, newborn)
-        self.parameter = _rows(self.parameter.detach(), survivors, children).requires_grad_()
+        gradient = edit.applied_to(gradient)
+        self.first_moment = edit.applied_to(self.first_moment)
+        self.second_moment = edit.applied_to(self.second_moment)
+        self.parameter = edit.applied_to(self.parameter.detach(), children).requires_grad_()
         self.parameter.grad = gradient
 
 
-def _rows(values: Tensor, survivors: Tensor, appended: Tensor | None) -> Tensor:
-    """Rows of `values` [N, ...], then `appended`, as planes."""
-    planes = values.movedim(0, -1)
-    born = 0 if appended is None else len(appended)
-    edited = planes.new_empty(*planes.shape[:-1], len(survivors) + born)
-    torch.index_select(planes, -1, survivors, out=edited[..., : len(survivors)])
-    if appended is not None:
-        edited[..., len(survivors) :] = appended.movedim(0, -1)
-    return edited.movedim(-1, 0)
+class _Edit:
+    """Rows to keep, and how many to append."""
+
+    def __init__(self, survivors: Tensor, born: int) -> None:
+        self._kept = len(survivors)
+        # Any row stands in for those to append: one gather then makes the whole tensor, and its end is written over.
+        self._rows = torch.cat([survivors, survivors.new_zeros(born)])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def applied_to(self, values: Tensor, appended: Tensor | None = None) -> Tensor:
+        """The kept rows of `values` [N, ...], then `appended` or zeros, stored as planes."""
+        *components, count = values.movedim(0, -1).shape
+        # Two dimensions: torch gathers from more of them several times slower.
+        planes = values.movedim(0, -1).reshape(math.prod(components), count)
+        edited = planes.index_select(-1, self._rows).view(*components, len(self))
+        if appended is None:
+            edited[..., self._kept :] = 0
+        else:
+            edited[..., self._kept :] = appended.movedim(0, -1)
+        return edited.movedim(-1, 0)
 
 
 class Population:
@@ -143,14 +156,14 @@ class Population:
         self._edit(mask.nonzero().squeeze(1), split.children)
 
     def _edit(self, survivors: Tensor, children: Gaussians | None) -> None:
-        if len(survivors) == 0 and (children is None or len(children) == 0):
+        edit = _Edit(survivors, 0 if children is None else len(children))
+        if len(edit) == 0:
             raise UserError("no Gaussian is left: check the camera poses and the masks of the scene, they cannot fit")
         appended: Mapping[str, Tensor] = {} if children is None else dict(children.named_tensors())
         for name, group in self._groups.items():
-            group.edit(survivors, appended.get(name))
-        newborn = None if children is None else torch.zeros_like(children.logits)
-        self._gradient_sum = _rows(self._gradient_sum, survivors, newborn)
-        self._visits = _rows(self._visits, survivors, newborn)
+            group.edit(edit, appended.get(name))
+        self._gradient_sum = edit.applied_to(self._gradient_sum)
+        self._visits = edit.applied_to(self._visits)
         self.gaussians = self._view()
 
     @torch.no_grad()
