@@ -8,33 +8,48 @@
 namespace gns::GNS_ISA {
 namespace {
 
-void push(Stage& stage, StagedInstance instance) {
-  if (stage.count == stage.capacity) {
-    const size_t capacity = stage.capacity ? stage.capacity * 2 : 4096;
-    void* data = std::realloc(stage.data, capacity * sizeof(StagedInstance));
-    if (!data) throw std::bad_alloc();
-    stage.data = static_cast<StagedInstance*>(data);
-    stage.capacity = capacity;
-  }
-  stage.data[stage.count++] = instance;
+// Room for `more` instances.
+void reserve(Stage& stage, size_t more) {
+  if (stage.count + more <= stage.capacity) return;
+  const size_t capacity = stage.count + more > 2 * stage.capacity ? stage.count + more + 4096 : 2 * stage.capacity;
+  void* data = std::realloc(stage.data, capacity * sizeof(StagedInstance));
+  if (!data) throw std::bad_alloc();
+  stage.data = static_cast<StagedInstance*>(data);
+  stage.capacity = capacity;
 }
 
-// Bits first..last of a row of blocks.
-inline uint64_t span_bits(int first, int last) { return ((uint64_t(2) << last) - 1) & ~((uint64_t(1) << first) - 1); }
+template <class T> using Ints __attribute__((vector_size(sizeof(int32_t) * Vec<T>::width))) = int32_t;
 
-// Calls visit(tile, blocks) for every tile in which the ellipse meets a block of pixels. A register holds neighbouring
-// strips; the highest and lowest point of the ellipse within each strip give its rows.
-template <class T, class Visit> GNS_INLINE void visit_tiles(const Frame<T>& frame, const Footprint<T>& f, Visit visit) {
+// In each lane a bit for every row of blocks that pixel rows first..last meet in a tile whose uppermost row is `top`.
+template <class T> GNS_INLINE Ints<T> met_rows(Ints<T> first, Ints<T> last, int top) {
+  constexpr int kShift = Shape<T>::block_height == 2 ? 1 : 0;
+  static_assert(Shape<T>::block_height == 1 << kShift);
+  const Ints<T> zero{}, one = zero + 1, end = zero + (kTile - 1);
+  const Ints<T> from = first - top, to = last - top;
+  const Ints<T> low = from > zero ? from : zero, high = to < end ? to : end;
+  // Lanes that meet nothing must not shift by what no shift takes.
+  const Ints<T> below = one << ((low < end ? low : end) >> kShift);
+  const Ints<T> upto = (one + one) << ((high > zero ? high : zero) >> kShift);
+  return (upto - below) & (low <= high);
+}
+
+// Adds an instance for every tile in which the ellipse meets a block of pixels. A register holds neighbouring strips;
+// the highest and lowest point of the ellipse within each strip give its rows. Branches here would hang on the shape of
+// each Gaussian and be mispredicted: instances are written for every tile of the box, and only counted where they stay.
+template <class T>
+GNS_INLINE void stage_instances(const Frame<T>& frame, uint32_t gaussian, Stage& stage, uint32_t* tile_counts) {
   using V = Vec<T>;
   using S = Shape<T>;
   constexpr int W = V::width;
   constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
+  constexpr int kNoRow = -1, kBelowAllRows = 1 << 24;
   static const auto offsets = [] {
     struct { T lane[W]; } o;
     for (int k = 0; k < W; ++k) o.lane[k] = T(k * S::block_width);
     return o;
   }();
-  const int last_strip = f.x1 / S::block_width;
+  const Footprint<T>& f = frame.footprints[gaussian];
+  const int last_strip = f.x1 / S::block_width, last_tile_y = f.y1 / kTile;
   for (int strip = f.x0 / kTile * S::strips; strip <= last_strip; strip += W) {
     const V left = V::load(offsets.lane) + V(T(strip * S::block_width) + T(0.5) - f.x);
     const V right = left + V(T(S::block_width - 1));
@@ -50,27 +65,28 @@ template <class T, class Visit> GNS_INLINE void visit_tiles(const Frame<T>& fram
     const V first = max(ceil(bottom - V(T(0.5) + kSlack)), V(T(f.y0)));
     const V last = min(floor(top - V(T(0.5) - kSlack)), V(T(f.y1)));
     int32_t first_row[W], last_row[W];
-    store_int(select(met, first, V(T(1))), first_row);
-    store_int(select(met, last, V(T(0))), last_row);
+    store_int(select(met, first, V(T(kBelowAllRows))), first_row);
+    store_int(select(met, last, V(T(kNoRow))), last_row);
+    Ints<T> first_lanes, last_lanes;
+    __builtin_memcpy(&first_lanes, first_row, sizeof first_row);
+    __builtin_memcpy(&last_lanes, last_row, sizeof last_row);
+    uint32_t rows[W];
 
-    for (int j = 0; j < W && strip + j <= last_strip; j += S::strips) {
-      int low = INT32_MAX, high = -1;
-      for (int s = j; s < j + S::strips; ++s) {
-        if (first_row[s] > last_row[s]) continue;
-        low = first_row[s] < low ? first_row[s] : low;
-        high = last_row[s] > high ? last_row[s] : high;
-      }
-      const int tile_x = (strip + j) / S::strips;
-      for (int tile_y = low / kTile; tile_y * kTile <= high; ++tile_y) {
+    const int columns = (last_strip - strip < W ? last_strip - strip : W - 1) / S::strips + 1;
+    for (int tile_y = f.y0 / kTile; tile_y <= last_tile_y; ++tile_y) {
+      const Ints<T> met_lanes = met_rows<T>(first_lanes, last_lanes, tile_y * kTile);
+      __builtin_memcpy(rows, &met_lanes, sizeof rows);
+      reserve(stage, columns);
+      StagedInstance* out = stage.data + stage.count;
+      uint32_t tile = static_cast<uint32_t>(tile_y * frame.tiles_x + strip / S::strips);
+      for (int column = 0; column < columns; ++column, ++tile) {
         uint64_t blocks = 0;
-        for (int s = 0; s < S::strips; ++s) {
-          int a = first_row[j + s] - tile_y * kTile, b = last_row[j + s] - tile_y * kTile;
-          a = a > 0 ? a : 0;
-          b = b < kTile - 1 ? b : kTile - 1;
-          if (a <= b) blocks |= span_bits(a / S::block_height, b / S::block_height) << (s * S::rows);
-        }
-        if (blocks) visit(tile_y * frame.tiles_x + tile_x, blocks);
+        for (int s = 0; s < S::strips; ++s) blocks |= uint64_t(rows[column * S::strips + s]) << (s * S::rows);
+        *out = {gaussian, tile, blocks};
+        out += blocks != 0;
+        tile_counts[tile] += blocks != 0;
       }
+      stage.count = out - stage.data;
     }
   }
 }
@@ -98,10 +114,7 @@ template <class T> void list_instances(Frame<T>& frame) {
       const uint32_t gaussian = order[rank].gaussian;
       if (rank + 8 < last) __builtin_prefetch(&frame.footprints[order[rank + 8].gaussian]);
       const size_t before = stage.count;
-      visit_tiles(frame, frame.footprints[gaussian], [&](int tile, uint64_t blocks) {
-        ++counts[tile];
-        push(stage, {gaussian, static_cast<uint32_t>(tile), blocks});
-      });
+      stage_instances(frame, gaussian, stage, counts);
       frame.slot_count[gaussian] = static_cast<uint32_t>(stage.count - before);
     }
   });
