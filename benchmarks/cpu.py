@@ -1,16 +1,18 @@
 """Time a training iteration on this CPU, stage by stage: `python benchmarks/cpu.py [--scene COLMAP_SCENE] [--out DIR]`.
 
-Four parts, one JSON and one chart:
+One JSON and one chart of:
 
 * `scene`: a model trained for a moment on a real scene; the whole iteration as training runs it (render, loss,
   backward, Adam), for each instruction set and for one and all threads.
+* `load`: the same iteration while other processes want the cores, and beside torch's own pool of threads.
+* `adam`: our optimiser step beside torch's fused one, on the same tensors.
 * `work`: 5k to 500k synthetic Gaussians of one size on the screen, four pixels of image for each.
-* `gaussians`: the same pictured surface, in 1920×1080, made of 5k to 500k Gaussians: the more, the smaller.
-* `pixels`: one set of Gaussians seen in 135×240 to 1920×1080 pixels.
+* `gaussians`: 5k to 500k of that size in 1920×1080 pixels: layer upon layer.
+* `pixels`: a number of that size in 135×240 to 1920×1080 pixels: layers thin out.
+* `size`: the same picture made of few large to many small ones.
 
-The last three tell whether the cost is linear in the work: nanoseconds of blending for each contributing (pixel,
-Gaussian) pair. `work` is linearity proper; in the other two the Gaussians' size in pixels changes, and small ones fill
-fewer lanes of a register. All figures are medians; quote ratios within one run from a shared machine.
+The last four tell how the cost follows the work: nanoseconds of blending for each contributing (pixel, Gaussian) pair.
+Medians throughout; quote ratios within one run from a shared machine.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,10 @@ from gns.population import Population
 from gns.scene import Camera, Gaussians, View
 from gns.schedule import GROUPS
 from gns.utils import native
+from gns.utils.workspace import Workspace
 
+SERIES = ("work", "gaussians", "pixels", "size")
+SIGMA = 3.0  # pixels, of synthetic Gaussians
 STAGES = ("project", "sort", "tiles", "blend", "loss", "blend_backward", "project_backward", "adam")
 # Floating-point operations of one lane in the blending loops of gns/csrc/cpu/blend.cpp, a fused multiply-add being two:
 # forward 5 (exponent) + 11 (2^x) + 4 (alpha, transmittance) + 7 (weight, colour); backward the first twenty again and
@@ -55,23 +60,19 @@ def main() -> int:
     options = _options()
     _native = native.load()
     torch.set_num_threads(1)  # as training does
-    report: dict[str, Any] = {"machine": _machine(), "peak": {}, "scene": [], "work": [], "gaussians": [], "pixels": []}
+    report: dict[str, Any] = {"machine": _machine(), "peak": {}, "scene": [], "load": [], "adam": []}
     for name in renderer.instruction_sets():
         renderer.use_instruction_set(name)
         report["peak"][name] = _peak(_native)
     if options.scene and options.scene.is_dir():
-        report["scene"] = _real_scene(options.scene, options.gaussians, options.rounds)
+        report["photos"] = options.scene.name
+        population, views = _real_scene(options.scene, options.gaussians)
+        report["scene"] = _every_instruction_set(population, views, options.rounds)
+        report["load"] = _under_load(population, views, options.rounds)
     renderer.use_instruction_set(renderer.instruction_sets()[0])
     counts = (5_000, 20_000, 80_000) if options.quick else (5_000, 20_000, 100_000, 500_000)
-    for count in counts:
-        width = round((4 * count * 16 / 9) ** 0.5)
-        report["work"].append(_synthetic(count, width, width * 9 // 16, 3.0, options.rounds))
-    for count in counts:
-        report["gaussians"].append(
-            _synthetic(count, 1920, 1080, 3.0 * (1920 * 1080 / 4 / count) ** 0.5, options.rounds)
-        )
-    for width, height in ((240, 135), (480, 270), (960, 540), (1920, 1080)):
-        report["pixels"].append(_synthetic(25_920, width, height, 3.0 * width / 960, options.rounds))
+    report["adam"] = [_beside_torch(count, options.rounds) for count in counts]
+    report |= {series: _series(series, counts, options.rounds) for series in SERIES}
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cpu.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -118,7 +119,7 @@ def _peak(kernels: Any) -> float:
     return best
 
 
-def _real_scene(path: Path, count: int, rounds: int) -> list[dict[str, Any]]:
+def _real_scene(path: Path, count: int) -> tuple[Population, list[View]]:
     from gns.arguments import parse_train
     from gns.scene.readers import SceneOptions, read_scene
     from gns.training import train
@@ -127,6 +128,10 @@ def _real_scene(path: Path, count: int, rounds: int) -> list[dict[str, Any]]:
     arguments = ["-s", str(path), "--final-budget", str(count), "--iterations", "1500", "--quiet"]
     print(f"training {count:,} Gaussians on {path.name} for a moment ...", flush=True)
     state = train(parse_train(arguments), scene)
+    return state.population, scene.train
+
+
+def _every_instruction_set(population: Population, views: list[View], rounds: int) -> list[dict[str, Any]]:
     print(f"{'':>24} " + " ".join(f"{stage[:10]:>10}" for stage in (*STAGES, "iteration")), flush=True)
     results = []
     for name in renderer.instruction_sets():
@@ -134,10 +139,9 @@ def _real_scene(path: Path, count: int, rounds: int) -> list[dict[str, Any]]:
             renderer.use_instruction_set(name)
             renderer.set_threads(threads)
             result = {
-                "scene": path.name,
                 "instruction_set": name,
                 "threads": renderer.thread_count(),
-                **_time_iterations(state.population, scene.train, rounds),
+                **_time_iterations(population, views, rounds),
             }
             _print_row(f"{name}, {result['threads']} threads", result)
             results.append(result)
@@ -145,19 +149,110 @@ def _real_scene(path: Path, count: int, rounds: int) -> list[dict[str, Any]]:
     return results
 
 
-def _time_iterations(population: Population, views: list[View], rounds: int) -> dict[str, Any]:
-    """Medians in milliseconds over `rounds` iterations, after a few that only warm up."""
+def _under_load(population: Population, views: list[View], rounds: int) -> list[dict[str, Any]]:
+    """The best instruction set's iteration while others want the cores; "torch" is its pool in this very process."""
+    renderer.use_instruction_set(renderer.instruction_sets()[0])
+    results = []
+    for load in ("none", "torch", *range(1, renderer.thread_count() + 1)):
+        for threads in (1, 0):
+            renderer.set_threads(threads)
+            with _load(load):
+                between = _torch_in_parallel if load == "torch" else None
+                result = _time_iterations(population, views, rounds, between)
+            result = {"load": load, "threads": renderer.thread_count(), **result}
+            label = f"{load} processes" if isinstance(load, int) else load
+            _print_row(f"load: {label}, {result['threads']} threads", result)
+            results.append(result)
+    renderer.set_threads(0)
+    return results
+
+
+@contextmanager
+def _load(load: int | str) -> Iterator[None]:
+    """That many other processes which compute without end; or torch with as many threads as there are cores."""
+    others = load if isinstance(load, int) else 0
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+    torch.set_num_threads(renderer.thread_count() if load == "torch" else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(1)
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _torch_in_parallel() -> None:
+    """An operation that wakes torch's threads."""
+    torch.rand(1 << 16).exp_()
+
+
+def _beside_torch(count: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of a step that also clears the gradients: ours, and torch's fused Adam on one and on all threads."""
+    population = Population(_gaussians(count, 1920, 1080, 3.0))
+    still = dict.fromkeys(GROUPS, 0.0)
+    result = {"gaussians": count, "ours": _median_milliseconds(lambda: population.step(GROUPS, still), rounds)}
+    leaves = [torch.nn.Parameter(values.detach().clone()) for _, values in population.gaussians.named_tensors()]
+    for leaf in leaves:
+        leaf.grad = torch.zeros_like(leaf)
+    fused = torch.optim.Adam(leaves, lr=0.0, eps=1e-15, fused=True)
+
+    def step() -> None:
+        fused.step()
+        fused.zero_grad(set_to_none=False)
+
+    for threads in (1, renderer.thread_count()):
+        torch.set_num_threads(threads)
+        result[f"torch_{threads}"] = _median_milliseconds(step, rounds)
+    torch.set_num_threads(1)
+    print("adam, milliseconds: " + ", ".join(f"{name} {value:,.2f}" for name, value in result.items()), flush=True)
+    return result
+
+
+def _median_milliseconds(action: Callable[[], None], rounds: int) -> float:
+    times = []
+    for _ in range(rounds + 5):
+        start = time.perf_counter()
+        action()
+        times.append(1e3 * (time.perf_counter() - start))
+    return round(statistics.median(times[5:]), 3)
+
+
+def _series(series: str, counts: Sequence[int], rounds: int) -> list[dict[str, Any]]:
+    """One of `SERIES`, see the head of this file."""
+    if series == "pixels":
+        return [_synthetic(100_000, w, h, SIGMA, rounds) for w, h in ((240, 135), (480, 270), (960, 540), (1920, 1080))]
+    results = []
+    for count in counts:
+        width, sigma = 1920, SIGMA
+        if series == "work":
+            width = round((4 * count * 16 / 9) ** 0.5)
+        if series == "size":
+            sigma = SIGMA * (1920 * 1080 / 4 / count) ** 0.5
+        results.append(_synthetic(count, width, width * 9 // 16, sigma, rounds))
+    return results
+
+
+def _time_iterations(
+    population: Population, views: list[View], rounds: int, between: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Medians in milliseconds over `rounds` iterations, after a few that only warm up; `between` two, not timed."""
+    workspace = Workspace(torch.device("cpu"))
     background = torch.zeros(3)
     still = dict.fromkeys(GROUPS, 0.0)  # step sizes: Adam does all its work, and the model stays as it is
     samples: dict[str, list[float]] = {name: [] for name in (*STAGES, "iteration")}
     pairs, blocks, rendering = [], [], None
     for round_ in range(rounds + 5):
         view = views[round_ % len(views)]
+        if between:
+            between()
         start = time.perf_counter()
         with _caught_rendering() as begun:
-            output = renderer.render(view.camera, population.gaussians, background, accumulate=True)
+            output = renderer.render(
+                view.camera, population.gaussians, background, accumulate=True, workspace=workspace
+            )
             lap = time.perf_counter()
-            loss = photometric_loss(output.image, view.image, view.mask)
+            loss = photometric_loss(output.image, view.image, view.mask, workspace)
             in_loss = time.perf_counter() - lap
             torch.autograd.backward(loss)
         lap = time.perf_counter()
@@ -211,13 +306,13 @@ def _caught_rendering() -> Iterator[list[Any]]:
         yield begun
 
 
-def _synthetic(count: int, width: int, height: int, sigma: float, rounds: int) -> dict[str, Any]:
+def _gaussians(count: int, width: int, height: int, sigma: float) -> Gaussians:
     """Gaussians of about `sigma` pixels, thinly opaque, at random over the image and the depth."""
     generator = torch.Generator().manual_seed(0)
     focal = float(width)
     depth = 2 + 4 * torch.rand(count, generator=generator)
     across = (torch.rand(count, 2, generator=generator) - 0.5) * torch.tensor([width / focal, height / focal])
-    gaussians = Gaussians(
+    return Gaussians(
         means=torch.cat([across * depth[:, None], depth[:, None]], dim=1),
         log_scales=torch.log(sigma * depth / focal)[:, None] + 0.4 * torch.randn(count, 3, generator=generator),
         quats=torch.randn(count, 4, generator=generator),
@@ -225,9 +320,16 @@ def _synthetic(count: int, width: int, height: int, sigma: float, rounds: int) -
         sh_dc=torch.randn(count, 1, 3, generator=generator),
         sh_rest=0.1 * torch.randn(count, 15, 3, generator=generator),
     )
+
+
+def _synthetic(count: int, width: int, height: int, sigma: float, rounds: int) -> dict[str, Any]:
+    """Timings of `_gaussians` before a photo of noise."""
+    focal = float(width)
     camera = Camera(width, height, focal, focal, width / 2, height / 2, np.eye(4), "synthetic")
-    photo: Tensor = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
-    result = _time_iterations(Population(gaussians), [View(camera, photo)], max(10, rounds // 3))
+    noise = torch.Generator().manual_seed(0)
+    photo: Tensor = torch.randint(0, 256, (height, width, 3), generator=noise, dtype=torch.uint8)
+    population = Population(_gaussians(count, width, height, sigma))
+    result = _time_iterations(population, [View(camera, photo)], max(10, rounds // 3))
     result |= {"width": width, "height": height, "sigma": sigma}
     _print_row(f"{count:,} at {width}×{height}", result)
     return result
@@ -246,7 +348,7 @@ def _print(report: dict[str, Any]) -> None:
     for result in report["scene"]:
         share = result["gigaflops_blending"] / (2 * report["peak"][result["instruction_set"]])
         print(
-            f"{result['scene']}, {result['gaussians']:,} Gaussians, {result['instruction_set']}, {result['threads']} "
+            f"{result['gaussians']:,} Gaussians, {result['instruction_set']}, {result['threads']} "
             f"threads: {result['milliseconds']['iteration']:.1f} ms an iteration, {result['pairs'] / 1e6:.1f} M pairs, "
             f"{100 * result['lane_use']:.0f} % of lanes, blending at {100 * share:.0f} % of the all-thread peak"
         )
@@ -273,7 +375,7 @@ def _chart(report: dict[str, Any], path: Path) -> Path | None:
     unique = dict(zip(labels, handles, strict=True))
     axes[0].legend(unique.values(), unique.keys(), fontsize=8)
     axes[0].set(title="one iteration on a real scene (instruction set, threads)", xlabel="milliseconds")
-    for axis, keys, x in ((axes[1], ("work", "gaussians"), "Gaussians"), (axes[2], ("pixels",), "pixels")):
+    for axis, keys, x in ((axes[1], ("work", "gaussians", "size"), "Gaussians"), (axes[2], ("pixels",), "pixels")):
         for key in keys:
             results = report[key]
             xs = [result["gaussians"] if x == "Gaussians" else result["width"] * result["height"] for result in results]

@@ -32,6 +32,8 @@ void relax() {
 // Longer would burn a core that somebody else could use.
 constexpr int kSpins = 1000;
 
+// The tasks of one run() after the other. Nobody waits for a thread that has no task in hand: one that the system has
+// put aside, or not woken yet, is not missed unless it holds a task.
 class Pool {
  public:
   explicit Pool(int threads) {
@@ -39,8 +41,7 @@ class Pool {
   }
   ~Pool() {
     stop_.store(true);
-    round_.fetch_add(1);
-    round_.notify_all();
+    announce();
     for (auto& worker : workers_) worker.join();
   }
 
@@ -48,24 +49,36 @@ class Pool {
     task_ = task;
     context_ = context;
     tasks_ = tasks;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
+    unfinished_.store(tasks, std::memory_order_relaxed);
+    left_.store(static_cast<uint32_t>(tasks), std::memory_order_release);
+    announce();
     take();
-    for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+    for (int spin = 0, unfinished; (unfinished = unfinished_.load(std::memory_order_acquire)) != 0; ++spin) {
       if (spin < kSpins) {
         relax();
       } else {
-        const int busy = busy_.load(std::memory_order_acquire);
-        if (busy != 0) busy_.wait(busy, std::memory_order_acquire);
+        unfinished_.wait(unfinished, std::memory_order_acquire);
       }
     }
   }
 
  private:
+  void announce() {
+    round_.fetch_add(1, std::memory_order_release);
+    round_.notify_all();
+  }
+
+  // A task that is left can only be taken by lowering `left_` from what it is to one less, never below zero. So whoever
+  // takes one keeps run() from returning until it is done, and may read what run() has set; whoever is late takes none,
+  // or one of the next run().
   void take() {
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) task_(context_, i);
+    uint32_t left = left_.load(std::memory_order_acquire);
+    while (left != 0) {
+      if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      task_(context_, tasks_ - static_cast<int>(left));
+      if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+      left = left_.load(std::memory_order_acquire);
+    }
   }
 
   void work() {
@@ -82,7 +95,6 @@ class Pool {
       seen = now;
       if (stop_.load()) return;
       take();
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
     }
   }
 
@@ -90,9 +102,9 @@ class Pool {
   Task task_ = nullptr;
   void* context_ = nullptr;
   int tasks_ = 0;
-  // On cache lines of their own: every thread hammers next_.
-  alignas(64) std::atomic<int> next_{0};
-  alignas(64) std::atomic<int> busy_{0};
+  // On cache lines of their own: every thread hammers left_.
+  alignas(64) std::atomic<uint32_t> left_{0};
+  alignas(64) std::atomic<int> unfinished_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
   std::atomic<bool> stop_{false};
 };
