@@ -114,6 +114,16 @@ template <class T> GNS_INLINE void prefetch_splat(const Frame<T>& frame, uint32_
   if (i + ahead < end) __builtin_prefetch(&frame.splats[frame.list[i + ahead].gaussian]);
 }
 
+// The slot to be written soon: slots of neighbouring instances lie all over the memory.
+template <class T> GNS_INLINE void prefetch_packet(const Frame<T>& frame, uint32_t i, uint32_t end) {
+  constexpr uint32_t ahead = 3;
+  if (i + ahead < end) {
+    const T* packet = frame.packets.get() + size_t(frame.list[i + ahead].slot) * kPacket;
+    __builtin_prefetch(packet, 1);
+    __builtin_prefetch(packet + kPacket - 1, 1);
+  }
+}
+
 // Pixels start at transmittance 1; those outside the image have stopped before they start.
 template <class T> void begin_transmittance(const TileView<T>& view, T* transmittance) {
   for (int i = 0; i < kPixels; ++i) transmittance[i] = T(-1);
@@ -256,6 +266,7 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
   uint32_t i = begin;
   for (; i < end && alive; ++i) {
     prefetch_splat(frame, i, end);
+    prefetch_packet(frame, i, end);
     const Instance instance = frame.list[i];
     const uint64_t live = instance.blocks & alive;
     const Splat<T>& splat = frame.splats[instance.gaussian];

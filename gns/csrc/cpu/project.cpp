@@ -190,6 +190,8 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
         prefetch_planes(in.sh_rest, rest_planes, n, i + W);
         prefetch_planes(out.sh_rest, rest_planes, n, i + W);
       }
+      for (int k = i + W; k < i + 2 * W && k < last; ++k)
+        if (frame.slot_count[k]) __builtin_prefetch(frame.packets.get() + size_t(frame.slot_begin[k]) * kPacket);
       // Sums over each Gaussian's instances, near tile to far, always in the same order.
       T sums[kPacket][W] = {};
       bool any_drawn = false;
