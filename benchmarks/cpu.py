@@ -238,6 +238,7 @@ def _time_iterations(
 ) -> dict[str, Any]:
     """Medians in milliseconds over `rounds` iterations, after a few that only warm up; `between` two, not timed."""
     workspace = Workspace(torch.device("cpu"))
+    renderer.release_memory()  # so that memory is that of these iterations
     background = torch.zeros(3)
     still = dict.fromkeys(GROUPS, 0.0)  # step sizes: Adam does all its work, and the model stays as it is
     samples: dict[str, list[float]] = {name: [] for name in (*STAGES, "iteration")}

@@ -14,7 +14,7 @@ from gns.arguments import TrainConfig
 from gns.densification import Densification
 from gns.distributed import ALONE, Team, device_option, joined_team
 from gns.errors import UserError
-from gns.gaussian_renderer import render, set_threads, thread_count
+from gns.gaussian_renderer import release_memory, render, set_threads, thread_count
 from gns.gpu_memory import room_for_photos, shortage_explained, training_bytes, views_on
 from gns.journal import Journal, say
 from gns.losses import photometric_loss
@@ -199,6 +199,7 @@ class Trainer:
         if self.selector.is_over(len(alive), phase, it):
             alive.keep(self.selector.survivors(alive.opacities, state.generators["final cut"]))
             state.selection = self.selector.settle(state.selection, it)
+            release_memory()  # a third of the Gaussians is left
 
 
 def train(

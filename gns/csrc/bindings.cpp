@@ -65,6 +65,10 @@ template <class T> struct FramePool {
     std::lock_guard lock(mutex);
     idle.push_back(std::move(frame));
   }
+  void clear() {
+    std::lock_guard lock(mutex);
+    idle.clear();
+  }
 };
 
 using Clock = std::chrono::steady_clock;
@@ -275,6 +279,10 @@ NB_MODULE(gns_native, m) {
   bind<float>(m, "RenderingFloat");
   bind<double>(m, "RenderingDouble");
   m.def("adam", &adam, "tensors"_a, "rates"_a, "steps"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
+  m.def("release_memory", [] {
+    FramePool<float>::get().clear();
+    FramePool<double>::get().clear();
+  });
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count, "count"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {

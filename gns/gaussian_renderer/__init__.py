@@ -15,6 +15,7 @@ __all__ = [
     "RenderOutput",
     "importance",
     "instruction_sets",
+    "release_memory",
     "render",
     "set_threads",
     "thread_count",
@@ -72,6 +73,12 @@ def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
     bits. `edges` is [H, W] in [0, 1]. No gradient. Score of the densification of Improved-GS (arXiv 2508.12313).
     """
     return autograd.importance(_backend(gaussians), camera, gaussians, edges)
+
+
+def release_memory() -> None:
+    """Let go of the buffers that renderings keep for the next one: they have the size of the largest so far."""
+    cpu.release_memory()
+    cuda.release_memory()
 
 
 def _backend(gaussians: Gaussians) -> autograd.Begin:

@@ -41,6 +41,11 @@ def use_instruction_set(name: str) -> None:
     _native.use_instruction_set(name)
 
 
+def release_memory() -> None:
+    """See `gns.gaussian_renderer.release_memory`."""
+    _native.release_memory()
+
+
 def new_rendering(dtype: torch.dtype) -> Any:
     """A native rendering, which keeps what its stages hand on to each other."""
     if dtype == torch.float32:

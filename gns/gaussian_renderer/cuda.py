@@ -67,6 +67,11 @@ def blocks_of(items: int, size: int) -> int:
 _idle: dict[torch.device, list[Workspace]] = {}
 
 
+def release_memory() -> None:
+    """See `gns.gaussian_renderer.release_memory`."""
+    _idle.clear()
+
+
 class Rendering:
     """One rendering on a GPU, see `gns.gaussian_renderer.autograd.Rendering`; its stages can be run one by one.
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import importance, reference, render
+from gns.gaussian_renderer import importance, reference, release_memory, render
+from gns.gaussian_renderer.cpu import new_rendering
 from gns.scene import Gaussians
 from gns.scene.gaussians import SH_C0
 from tests.gaussian_renderer.comparison import (
@@ -203,6 +204,15 @@ def test_outputs_have_the_promised_shapes_and_dtype(backend: Backend) -> None:
     assert output.radii.shape == (100,) and output.abs_grad.shape == (100, 2)
     assert output.importance is None
     assert not output.image.requires_grad
+
+
+def test_kept_buffers_can_be_released() -> None:
+    scene = example("33x47, degree 2")
+    for dtype in (torch.float32, torch.float64):
+        render(scene.camera, converted(scene.gaussians, dtype), scene.background.to(dtype))
+        assert new_rendering(dtype).bytes > 0
+    release_memory()
+    assert new_rendering(torch.float32).bytes == new_rendering(torch.float64).bytes == 0
 
 
 def test_weights_and_the_transmittance_left_sum_to_one(backend: Backend) -> None:
