@@ -11,8 +11,9 @@ One JSON and one chart of:
 * `pixels`: a number of that size in 135×240 to 1920×1080 pixels: layers thin out.
 * `size`: the same picture made of few large to many small ones.
 
-The last four tell how the cost follows the work: nanoseconds of blending for each contributing (pixel, Gaussian) pair.
-Medians throughout; quote ratios within one run from a shared machine.
+The last four tell how the cost follows the work, the contributing (pixel, Gaussian) pairs. `linear` is what best
+explains the first three of them: so many nanoseconds of blending a pair, and so many a pixel for reading and writing
+images. Medians throughout; quote ratios within one run from a shared machine.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def main() -> int:
     counts = (5_000, 20_000, 80_000) if options.quick else (5_000, 20_000, 100_000, 500_000)
     report["adam"] = [_beside_torch(count, options.rounds) for count in counts]
     report |= {series: _series(series, counts, options.rounds) for series in SERIES}
+    report["linear"] = _linear_fit([*report["work"], *report["gaussians"], *report["pixels"]])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cpu.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -307,6 +309,25 @@ def _caught_rendering() -> Iterator[list[Any]]:
         yield begun
 
 
+def _linear_fit(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Blending time as a sum over pairs and pixels, with the least squared relative deviations."""
+    work = np.array([[result["pairs"], result["width"] * result["height"]] for result in results])
+    nanoseconds = np.array([_blending(result) for result in results]) * 1e6
+    costs = np.linalg.lstsq(work / nanoseconds[:, None], np.ones(len(results)), rcond=None)[0]
+    deviations = np.abs(work @ costs / nanoseconds - 1)
+    return {
+        "nanoseconds_a_pair": float(costs[0]),
+        "nanoseconds_a_pixel": float(costs[1]),
+        "largest_deviation": float(deviations.max()),
+    }
+
+
+def _blending(result: dict[str, Any]) -> float:
+    """Milliseconds, forward and backward."""
+    milliseconds: float = result["milliseconds"]["blend"] + result["milliseconds"]["blend_backward"]
+    return milliseconds
+
+
 def _gaussians(count: int, width: int, height: int, sigma: float) -> Gaussians:
     """Gaussians of about `sigma` pixels, thinly opaque, at random over the image and the depth."""
     generator = torch.Generator().manual_seed(0)
@@ -354,6 +375,12 @@ def _print(report: dict[str, Any]) -> None:
             f"{100 * result['lane_use']:.0f} % of lanes, blending at {100 * share:.0f} % of the all-thread peak"
         )
 
+    linear = report["linear"]
+    print(
+        f"blending takes {linear['nanoseconds_a_pair']:.2f} ns a pair and {linear['nanoseconds_a_pixel']:.2f} ns a "
+        f"pixel, which explains all but `size` within {100 * linear['largest_deviation']:.0f} %"
+    )
+
 
 def _chart(report: dict[str, Any], path: Path) -> Path | None:
     try:
@@ -376,12 +403,34 @@ def _chart(report: dict[str, Any], path: Path) -> Path | None:
     unique = dict(zip(labels, handles, strict=True))
     axes[0].legend(unique.values(), unique.keys(), fontsize=8)
     axes[0].set(title="one iteration on a real scene (instruction set, threads)", xlabel="milliseconds")
-    for axis, keys, x in ((axes[1], ("work", "gaussians", "size"), "Gaussians"), (axes[2], ("pixels",), "pixels")):
-        for key in keys:
-            results = report[key]
-            xs = [result["gaussians"] if x == "Gaussians" else result["width"] * result["height"] for result in results]
-            axis.plot(xs, [result["nanoseconds_a_pair"] for result in results], "o-", label=key)
-        axis.set(xscale="log", xlabel=x, ylabel="ns of blending a pair", ylim=(0, None), title=f"cost by {x}")
+    for key in ("work", "size"):
+        results = report[key]
+        axes[1].plot(
+            [result["gaussians"] for result in results],
+            [result["nanoseconds_a_pair"] for result in results],
+            "o-",
+            label=key,
+        )
+    axes[1].set(
+        xscale="log", xlabel="Gaussians", ylabel="ns of blending a pair", ylim=(0, None), title="cost of a pair"
+    )
+    linear = report["linear"]
+    for key in ("work", "gaussians", "pixels"):
+        explained = [
+            1e-6 * linear["nanoseconds_a_pair"] * result["pairs"]
+            + 1e-6 * linear["nanoseconds_a_pixel"] * result["width"] * result["height"]
+            for result in report[key]
+        ]
+        axes[2].plot(explained, [_blending(result) for result in report[key]], "o", label=key)
+    axes[2].axline((1, 1), slope=1, color="grey", linewidth=1)
+    axes[2].set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"{linear['nanoseconds_a_pair']:.2f} ns · pairs + {linear['nanoseconds_a_pixel']:.2f} ns · pixels",
+        ylabel="milliseconds of blending",
+        title="linear in pairs and pixels",
+    )
+    for axis in axes[1:]:
         axis.legend()
     figure.savefig(path, dpi=110)
     return path
