@@ -39,9 +39,9 @@ class Stages:
     radii: Tensor = field(init=False)  # [N]
     slot_begin: Tensor = field(init=False)  # [N]
     tile_ranges: Tensor = field(init=False)  # [T, 2]
-    list: Tensor = field(init=False)  # [M]
-    slots: Tensor = field(init=False)  # [M]
-    packets: Tensor = field(init=False)  # [M, 12]
+    list: Tensor = field(init=False)  # [C]
+    slots: Tensor = field(init=False)  # [C]
+    packets: Tensor = field(init=False)  # [C, 12]
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -72,8 +72,8 @@ class Stages:
         settings = (count, self.sh_degree, int(with_colour))
         self._launch("project", count, *camera_arguments(self.camera), *settings, *self._parameters(), *outputs)
 
-    def list_instances(self) -> None:
-        """The lists of all tiles."""
+    def list_instances(self, spare: int = 0) -> None:
+        """The lists of all tiles, in buffers with room for `spare` instances more than there are."""
         count, suffix, ids = (
             len(self.gaussians),
             "_wide" if self.wide else "",
@@ -82,16 +82,17 @@ class Stages:
         order = torch.sort(self.depth_keys, stable=True).indices
         ends = torch.cumsum(self.tile_counts[order], 0)
         instances = int(ends[-1]) if count else 0
+        capacity = instances + spare if count else 0  # no thread would mark the spare ones
         self.slot_begin = poisoned(count, dtype=torch.int32)
-        tile_ids, owners = poisoned(instances, dtype=ids), poisoned(instances, dtype=torch.int32)
+        tile_ids, owners = poisoned(capacity, dtype=ids), poisoned(capacity, dtype=torch.int32)
         inputs = (order, ends, self.tile_counts, self.splats, self._footprints)
         outputs = (self.slot_begin, tile_ids, owners)
-        self._launch(f"emit{suffix}", count, count, self.camera.width, *inputs, *outputs)
+        self._launch(f"emit{suffix}", count, count, self.camera.width, capacity, *inputs, *outputs)
         sorted_ids, sort_index = torch.sort(tile_ids, stable=True)
         self.tile_ranges = torch.zeros(math.prod(self.tiles), 2, dtype=torch.int32)
-        self.list, self.slots = (poisoned(instances, dtype=torch.int32) for _ in range(2))
+        self.list, self.slots = (poisoned(capacity, dtype=torch.int32) for _ in range(2))
         outputs = (self.tile_ranges, self.list, self.slots)
-        self._launch(f"ranges{suffix}", instances, instances, sorted_ids, sort_index, owners, *outputs)
+        self._launch(f"ranges{suffix}", capacity, capacity, sorted_ids, sort_index, owners, *outputs)
 
     def blend(self, background: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Image, alpha; scores of all slots where there is an edge map."""

@@ -21,6 +21,7 @@ from gns.arguments import TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import cpu, cuda, cuda_kernels, importance, render
 from gns.gaussian_renderer.autograd import planes_of
+from gns.gaussian_renderer.forecast import Forecast
 from gns.losses import photometric_loss
 from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
@@ -54,6 +55,7 @@ def shim(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimLauncher]:
     monkeypatch.setattr(cuda, "runs_on", lambda device: True)
     monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
     monkeypatch.setattr(cuda, "_idle", {})
+    monkeypatch.setattr(cuda, "_forecast", Forecast())
     yield launcher
     assert launcher.launches, "nothing went through the CUDA backend"
 
@@ -168,20 +170,22 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
     """The buffers that a rendering keeps are those of the module's table; what sorts take inside is not seen."""
     scene = example("130x70, degree 3")
     gaussians = trainable(_single(scene), torch.float32)
-    seen = render(scene.camera, gaussians, scene.background.float())
-    seen.image.sum().backward()  # type: ignore[no-untyped-call]
-    del seen
+    for _ in range(2):  # the second time with room for more instances
+        seen = render(scene.camera, gaussians, scene.background.float())
+        seen.image.sum().backward()  # type: ignore[no-untyped-call]
+        del seen
     (space,) = cuda._idle[torch.device("cpu")]
     buffers = dict(space._buffers)
-    instances, count = len(buffers["list"]), len(buffers["order"])  # with the eighth that each has to spare
-    assert count == 160 + 160 // 8 and instances > count
+    count, slots = len(buffers["order"]), len(buffers["list"])  # with the eighth that each has to spare
+    instances = len(buffers["packets"]) // cuda_kernels.PACKET
+    assert count == 160 + 160 // 8 and count < instances < slots
     tiles = buffers.pop("tile_ranges")
     assert tiles.numel() == 90 + 90 // 8
     held = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values())
     inside_a_sort, results = (24, 20), 12
     a_gaussian = cuda.BYTES_A_GAUSSIAN - inside_a_sort[0] - results - 4  # its gathered count is gone as well
-    an_instance = cuda.BYTES_AN_INSTANCE - inside_a_sort[1]
-    assert abs(held - count * a_gaussian - instances * an_instance) < 200  # eighths are rounded one by one
+    expected = count * a_gaussian + instances * cuda.BYTES_AN_INSTANCE + slots * (cuda.BYTES_A_SLOT - inside_a_sort[1])
+    assert abs(held - expected) < 200  # eighths are rounded one by one
 
 
 # Refusals
@@ -219,7 +223,7 @@ def test_too_many_instances_are_refused_and_counted_in_64_bits(shim: ShimLaunche
     rendering.tile_counts.fill_(2**31 - 1)
     rendering.sort_by_depth()
     with pytest.raises(UserError, match="needs 214,748,364,700 tile instances for 100 Gaussians"):
-        rendering.emit()
+        rendering.count_instances()
 
 
 # Loss

@@ -79,7 +79,7 @@ def test_a_missing_barrier_is_seen(plant: Plant, shim: ShimLauncher) -> None:
 # What a GPU answers with anything at all, or by hanging.
 FORBIDDEN = [
     (
-        Plant("tiles.cu", "  if (rank < count) {", "  if (rank >= count) return;\n  {"),
+        Plant("tiles.cu", "  if (fits && rank < count) {", "  if (rank >= count) return;\n  if (fits) {"),
         "after some thread has ended|while others wait",
     ),
     (
