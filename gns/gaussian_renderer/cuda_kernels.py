@@ -15,7 +15,7 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
     project_backward              sums each Gaussian's packets in a fixed order; ADDS to the gradients
-    adam                          one launch a tensor; clears the gradient
+    adam                          all groups in one launch; clears the gradients
 
 Nothing uses a floating-point atomic: the same input gives the same bits. Limits that the host must refuse beyond:
 W, H ≤ 65535; M, C < 2³¹, C = 0 without Gaussians; elements of one tensor < 2³¹.
@@ -42,6 +42,8 @@ MOST_SHORT_TILES = 32767  # with more tiles use emit_wide and ranges_wide, whose
 PACKET = 12  # floats of gradient sums a tile instance
 SPLAT = 12  # floats a Gaussian: (x, y, pixel columns, pixel rows), (qa, qb, qc, ql), (red, green, blue, depth)
 FOOTPRINT = 8  # floats a Gaussian, see tiles.cuh
+ADAM_TENSORS = 6  # that one launch of `adam` takes
+ADAM_PART = 1024  # elements of a tensor that one block of `adam` takes
 FRUSTUM_MARGIN = 1.3  # kFrustumMargin of splat_math.h
 
 Launchable = Tensor | int | float | None
@@ -138,6 +140,17 @@ def _ranges(name: str, ids: torch.dtype) -> Kernel:
         _SLOTS,
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
+
+
+def _adam_tensor(k: int) -> tuple[Argument, ...]:
+    return (
+        *_integers(f"count{k}"),  # 0 for a tensor that is not there
+        _floats(f"parameter{k}", "[count]", optional=True),
+        _floats(f"gradient{k}", "[count], zeroed", optional=True),
+        _floats(f"first_moment{k}", "[count]", optional=True),
+        _floats(f"second_moment{k}", "[count]", optional=True),
+        *_scalars(torch.float32, f"step{k} inverse_root{k}"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+    )
 
 
 _KERNELS = (
@@ -291,15 +304,10 @@ _KERNELS = (
         "adam",
         "adam.cu",
         (256, 1, 1),
-        "ceil(count/1024)",
+        "sum of ceil(count/1024) over the tensors",
         (
-            *_integers("count"),
-            _floats("parameter", "[count]"),
-            _floats("gradient", "[count], zeroed"),
-            _floats("first_moment", "[count]"),
-            _floats("second_moment", "[count]"),
-            *_scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2"),
-            *_scalars(torch.float32, "step inverse_root epsilon"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+            *(argument for k in range(ADAM_TENSORS) for argument in _adam_tensor(k)),
+            *_scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2 epsilon"),
         ),
     ),
 )

@@ -96,7 +96,7 @@ def test_absent_tools_are_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 PLANTED = {
     "blend.cuh": ("float(kMaxAlpha)", "0.7f", ("blend", "score")),
-    "adam.cu": ("fmaf(beta2,", "fmaf(beta1,", ("adam",)),
+    "adam.cu": ("fmaf(f.beta2,", "fmaf(f.beta1,", ("adam",)),
 }
 
 

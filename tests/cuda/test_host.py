@@ -280,11 +280,27 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
             )
             assert not any(gradient.any() for gradient in spent)
         results.append((values, moments))
+    assert shim.launches == ["adam"] * 3, "one launch a step"
     for found, expected in zip(results[0][0], results[1][0], strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
     for found_pair, expected_pair in zip(results[0][1], results[1][1], strict=True):
         for found, expected in zip(found_pair, expected_pair, strict=True):
             torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+def test_more_groups_than_a_launch_takes_and_unlike_ones(shim: ShimLauncher) -> None:
+    def group(size: int, merged: int) -> AdamGroup:
+        parameter, gradient, first, second = (torch.ones(size) for _ in range(4))
+        return AdamGroup(AdamTensors(parameter, gradient, first, second), 0.1, merged, merged)
+
+    groups = [group(5 + index, merged) for merged in (1, 2) for index in range(7)]
+    adam_step(groups)
+    assert len(shim.launches) == 4
+    for each in groups:
+        alone = group(len(each.tensors.parameter), each.merged)
+        adam_step([alone])
+        assert all(torch.equal(a, b) for a, b in zip(each.tensors.flat, alone.tensors.flat, strict=True))
+        assert not each.tensors.gradient.any()
 
 
 # Training

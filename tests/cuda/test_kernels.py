@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -314,6 +315,14 @@ def test_the_table_has_the_signature_of_each_kernel(name: str, shim: ShimLaunche
     assert shim.signature(name) == expected
 
 
+def _expanded(text: str, source: str) -> str:
+    """`text` with the macro of one parameter that `source` may define for lists of arguments."""
+    macro = re.search(r"#define (GNS_\w+_ARGUMENTS)\(k\)((?:.*\\\n)*.*)", source)
+    if macro is None:
+        return text
+    return re.sub(macro[1] + r"\((\w+)\)", lambda use: macro[2].replace("##k", use[1]), text)
+
+
 def test_the_table_has_the_argument_names_of_each_kernel() -> None:
     for kernel in KERNELS.values():
         source = (SOURCE_FOLDER / kernel.source).read_text()
@@ -323,7 +332,7 @@ def test_the_table_has_the_argument_names_of_each_kernel() -> None:
             if kernel.source == "tiles.cu"
             else source.find(f" {stem}(", source.find('extern "C"'))
         )
-        text = source[source.index("(", start) + 1 : source.index(")", start)].replace("\\", "")
+        text = _expanded(source[source.index("(", start) + 1 : source.index(") {", start)], source).replace("\\", "")
         names = [part.split()[-1].lstrip("*") for part in text.split(",")]
         listed = [argument.name for argument in kernel.arguments]
         if names[0] == "GNS_CAMERA_ARGUMENTS":
@@ -342,6 +351,9 @@ def test_the_numbers_of_the_table_are_those_of_the_sources() -> None:
         f"constexpr int kFootprint = {cuda_kernels.FOOTPRINT // 4};",
     ):
         assert line in device
+    adam = (SOURCE_FOLDER / "adam.cu").read_text()
+    assert f"GNS_ADAM_SEEK({cuda_kernels.ADAM_TENSORS - 1})\n  gns::step_part" in adam
+    assert "constexpr int kEach = 4;" in adam and "kAdamThreads = 256;" in adam and cuda_kernels.ADAM_PART == 4 * 256
     assert f"constexpr double kFrustumMargin = {cuda_kernels.FRUSTUM_MARGIN};" in maths
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.cuda.shim import ShimError, ShimLauncher
 from tests.cuda.stages import evaluate_stages
 from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
-from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_steps, adam_together, loss_and_gradient
 from tests.gaussian_renderer.test_loss import images
 
 
@@ -126,6 +126,20 @@ def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
     expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
     wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)
     assert not torch.allclose(wrong, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        Plant("adam.cu", "rest -= gns::adam_blocks(count##k);", "rest -= gns::adam_blocks(count##k) + 1;"),
+        Plant("adam.cu", "block = rest; ", "block = int(blockIdx.x);"),
+        Plant("adam.cu", "step##k, inverse_root##k};", "step0, inverse_root##k};"),
+    ],
+    ids=lambda plant: plant.bad,
+)
+def test_an_error_in_the_tensors_of_adam_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    right, wrong = (adam_together(launcher, SIZES_TOGETHER) for launcher in (shim, plant.launcher()))
+    assert not all(torch.equal(a, b) for pair in zip(right, wrong, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def test_a_plant_that_changes_nothing_is_an_error() -> None:

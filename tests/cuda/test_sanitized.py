@@ -38,7 +38,7 @@ import torch
 from tests.cuda.shim import ShimLauncher
 from tests.cuda.stages import evaluate_stages, prepared
 from tests.cuda.test_kernels import example
-from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
 from tests.gaussian_renderer.test_loss import images
 
 file, good, bad = sys.argv[1:] or (None, None, None)
@@ -48,7 +48,7 @@ for name in ("33x47, degree 2", "15x17, degree 0", "no Gaussians", "deep opaque 
     evaluate_stages(launcher, scene, torch.ones(scene.camera.height, scene.camera.width, dtype=torch.bool))
     prepared(launcher, scene).list_instances(spare=9)
 loss_and_gradient(launcher, *images(17, 40))
-adam_steps(launcher, torch.ones(2, 1030), torch.zeros(1030), 0.01, 1e-15)
+adam_together(launcher, SIZES_TOGETHER)
 print("all kernels ran")
 """
 
