@@ -237,8 +237,9 @@ def _launch_parity(bench: Bench) -> Result:
     scenes.append(("crowd", example_of(*crowd(*bench.mirrored, CPU))))
     with mock.patch.object(cuda, "launcher", lambda device: mirror):
         for _, scene in scenes:
-            with _poisoned():
-                _iterate(scene, bench.device, steps=2)
+            for screen_gradients in (True, False):
+                with _poisoned():
+                    _iterate(scene, bench.device, steps=2, screen_gradients=screen_gradients)
     figures = {
         key: {"differ": mirror.worst[key], "largest": mirror.largest[key]}
         for key in sorted(mirror.worst)
@@ -251,7 +252,7 @@ def _launch_parity(bench: Bench) -> Result:
     return result
 
 
-def _iterate(scene: Example, device: torch.device, steps: int) -> list[Tensor]:
+def _iterate(scene: Example, device: torch.device, steps: int, *, screen_gradients: bool = True) -> dict[str, Tensor]:
     """`steps` whole iterations; the parameters, moments, losses and pictures, all that determinism is about."""
     gaussians = converted(scene.gaussians, torch.float32).to(device)
     population = Population(gaussians)
@@ -260,19 +261,28 @@ def _iterate(scene: Example, device: torch.device, steps: int) -> list[Tensor]:
     photo = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).to(device)
     mask = (torch.rand(height, width, generator=generator) > 0.2).to(device)
     background, edges = scene.background.float().to(device), scene.edges.float().to(device)
-    kept: list[Tensor] = []
-    for _ in range(steps):
+    kept: dict[str, Tensor] = {}
+    for step in range(steps):
         seen = render(
-            scene.camera, population.gaussians, background, edges=edges, sh_degree=scene.sh_degree, accumulate=True
+            scene.camera,
+            population.gaussians,
+            background,
+            edges=edges,
+            sh_degree=scene.sh_degree,
+            screen_gradients=screen_gradients,
+            accumulate=True,
         )
         loss = photometric_loss(seen.image, photo, mask) + 0.01 * seen.alpha.mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        population.observe(seen)
+        if screen_gradients:
+            population.observe(seen)
+            kept[f"screen gradients {step}"] = seen.abs_grad
         population.step(GROUPS, dict.fromkeys(GROUPS, 1e-3))
         assert seen.importance is not None
-        kept += [seen.image.detach(), loss.detach(), seen.radii, seen.abs_grad, seen.importance]
-    state = population.state_dict()
-    kept += [group[part] for group in state["groups"].values() for part in ("parameter", "first_moment")]
+        kept |= {f"image {step}": seen.image.detach(), f"loss {step}": loss.detach()}
+        kept |= {f"radii {step}": seen.radii, f"importance {step}": seen.importance}
+    for name, group in population.state_dict()["groups"].items():
+        kept |= {f"{name} {part}": group[part] for part in ("parameter", "first_moment", "second_moment")}
     return kept
 
 
@@ -393,7 +403,8 @@ def crowd(count: int, width: int, height: int, device: torch.device) -> tuple[Ca
 def determinism(bench: Bench) -> Result:
     """Equal input, equal bits: small scenes, a large one, and a short training run.
 
-    Also where the host knows the number of tile instances, makes room for twice as many, and has to come again.
+    Also where the host knows the number of tile instances, makes room for twice as many, and has to come again; and
+    without screen gradients.
     """
     result: Result = {}
     scenes = {name: make() for name, make in EXAMPLES.items()}
@@ -403,14 +414,20 @@ def determinism(bench: Bench) -> Result:
         for label, room in (("", None), (", known", _Room(0)), (", ample", _Room(2)), (", too little", _Room(0.5))):
             with mock.patch.object(cuda, "_forecast", room or cuda._forecast):
                 again = _iterate(scene, bench.device, steps=3)
-            pairs = enumerate(zip(first, again, strict=True))
-            result[name + label] = [index for index, (a, b) in pairs if not _same_bits(a, b)]
+            result[name + label] = _different(first, again)
+        plain = _iterate(scene, bench.device, steps=3, screen_gradients=False)
+        result[f"{name}, no screen gradients"] = _different(plain, first)
     runs = [_train_synthetic(bench, bench.device, bench.beside_cpu)[1] for _ in range(2)]
     result["training"] = [] if runs[0] == runs[1] else ["losses"]
     different = [name for name, found in result.items() if found]
     if different:
         raise Failed(f"not the same bits twice: {', '.join(different)}", result)
     return result
+
+
+def _different(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of what is in `first` and not the same in `second`."""
+    return [name for name, values in first.items() if not _same_bits(values, second[name])]
 
 
 class _Room(Forecast):
@@ -685,7 +702,10 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
         "blend": lambda: rendering.blend(image, alpha, background, None),
         "score": lambda: rendering.blend(None, None, background, edges),
         "loss": lambda: _loss_and_gradient(image, photo),
-        "blend_backward": lambda: rendering.blend_backward(image.detach(), alpha, by_image, None),
+        "blend_backward": lambda: rendering.blend_backward(image, alpha, by_image, None, screen_gradients=False),
+        "blend_backward with screen gradients": lambda: rendering.blend_backward(
+            image, alpha, by_image, None, screen_gradients=True
+        ),
         "project_backward": lambda: rendering.project_backward(parameters, gradients, absolute),
         "adam": lambda: population.step(GROUPS, dict.fromkeys(GROUPS, 0.0)),
     }

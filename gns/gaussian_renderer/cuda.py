@@ -163,7 +163,7 @@ class Rendering:
         abs_grad: Tensor | None,
     ) -> None:
         """Run the backward stages."""
-        self.blend_backward(image, alpha, image_gradient, alpha_gradient)
+        self.blend_backward(image, alpha, image_gradient, alpha_gradient, screen_gradients=abs_grad is not None)
         self.project_backward(parameters, gradients, abs_grad)
 
     # The stages, in order
@@ -267,12 +267,18 @@ class Rendering:
         self._launch_per_gaussian("sum_scores", self.count, self.tile_counts, self.slot_begin, self.scores, importance)
 
     def blend_backward(
-        self, image: Tensor, alpha: Tensor, image_gradient: Tensor, alpha_gradient: Tensor | None
+        self,
+        image: Tensor,
+        alpha: Tensor,
+        image_gradient: Tensor,
+        alpha_gradient: Tensor | None,
+        *,
+        screen_gradients: bool,
     ) -> None:
-        """The gradient packet of every instance."""
+        """The gradient packet of every instance; what abs_grad is made of is zero without `screen_gradients`."""
         self.packets = self._space.take("packets", (self.instances, kernels.PACKET))
         self._launch_per_tile(
-            "blend_backward",
+            "blend_backward_screen" if screen_gradients else "blend_backward",
             self.camera.width,
             self.camera.height,
             self.tile_ranges,

@@ -14,6 +14,7 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
+      | blend_backward_screen       … with the sums for abs_mean2d, which are zero without
     project_backward              sums each Gaussian's packets in a fixed order; ADDS to the gradients
     adam                          all groups in one launch; clears the gradients
 
@@ -142,6 +143,22 @@ def _ranges(name: str, ids: torch.dtype) -> Kernel:
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
 
 
+def _blend_backward(name: str) -> Kernel:
+    arguments = (
+        *_integers("width height"),
+        _RANGES,
+        _LIST,
+        _SLOTS,
+        _SPLATS,
+        _floats("image", "[3, H, W], what `blend` drew"),
+        _floats("alpha", "[H, W], what `blend` drew; needed with alpha_gradient", optional=True),
+        _floats("image_gradient", "[3, H, W]"),
+        _floats("alpha_gradient", "[H, W]", optional=True),
+        _floats("packets", "[M, 12]; every slot is written"),
+    )
+    return Kernel(name, "blend_backward.cu", (128, 1, 1), "T", arguments)
+
+
 def _adam_tensor(k: int) -> tuple[Argument, ...]:
     return (
         *_integers(f"count{k}"),  # 0 for a tensor that is not there
@@ -229,24 +246,8 @@ _KERNELS = (
         "ceil(N/256)",
         (*_integers("count"), _TILE_COUNTS, _SLOT_BEGIN, _floats("scores", "[C]"), _floats("importance", "[N]")),
     ),
-    Kernel(
-        "blend_backward",
-        "blend_backward.cu",
-        (128, 1, 1),
-        "T",
-        (
-            *_integers("width height"),
-            _RANGES,
-            _LIST,
-            _SLOTS,
-            _SPLATS,
-            _floats("image", "[3, H, W], what `blend` drew"),
-            _floats("alpha", "[H, W], what `blend` drew; needed with alpha_gradient", optional=True),
-            _floats("image_gradient", "[3, H, W]"),
-            _floats("alpha_gradient", "[H, W]", optional=True),
-            _floats("packets", "[M, 12]; every slot is written"),
-        ),
-    ),
+    _blend_backward("blend_backward"),
+    _blend_backward("blend_backward_screen"),
     Kernel(
         "project_backward",
         "project_backward.cu",

@@ -119,11 +119,13 @@ class Stages:
         self._launch("sum_scores", count, count, self.tile_counts, self.slot_begin, scores, importance)
         return importance
 
-    def blend_backward(self, image: Tensor, alpha: Tensor, by_image: Tensor, by_alpha: Tensor | None) -> None:
-        """The packets of all slots."""
+    def blend_backward(
+        self, image: Tensor, alpha: Tensor, by_image: Tensor, by_alpha: Tensor | None, *, screen: bool = True
+    ) -> None:
+        """The packets of all slots, with or without the sums for the absolute screen gradient."""
         self.packets = poisoned(len(self.list), PACKET)
         inputs = (self.tile_ranges, self.list, self.slots, self.splats, image, alpha, by_image, by_alpha)
-        self._launch_tiles("blend_backward", *inputs, self.packets)
+        self._launch_tiles("blend_backward_screen" if screen else "blend_backward", *inputs, self.packets)
 
     def project_backward(self, gradients: dict[str, Tensor]) -> Tensor:
         """Adds to the gradients [N, ...] by group, stored as planes; returns the absolute screen gradient [N, 2]."""

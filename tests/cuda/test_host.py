@@ -151,6 +151,20 @@ def test_accumulating_adds_to_what_is_there(shim: ShimLauncher) -> None:
             assert_close(several.grad, once.grad, 1e-5, name)
 
 
+def test_screen_gradients_are_summed_only_on_request(shim: ShimLauncher) -> None:
+    scene = example("33x47, degree 2")
+    found = []
+    for asked in (True, False):
+        gaussians = trainable(_single(scene), torch.float32)
+        seen = render(scene.camera, gaussians, scene.background.float(), screen_gradients=asked)
+        (seen.image * scene.image_weights.float()).sum().backward()  # type: ignore[no-untyped-call]
+        assert len(seen.abs_grad) == (len(gaussians) if asked else 0)
+        found.append([values.grad for _, values in gaussians.named_tensors()])
+        assert [name for name in shim.launches if name.startswith("blend_backward")][-1].endswith("screen") == asked
+    for first, second in zip(*found, strict=True):
+        assert first is not None and second is not None and torch.equal(first, second)
+
+
 def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> None:
     one, other = example("33x47, degree 2"), example("130x70, degree 3")
     alone = evaluate(render, one, torch.float32, torch.ones(47, 33, dtype=torch.bool))
@@ -366,7 +380,7 @@ def _trained(scene: Scene, until: int) -> dict[str, Tensor]:
 
 def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = _trained(scene, 2)  # later, Adam has turned rounding of tiny gradients into whole steps
-    assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward", "adam"} <= set(shim.launches)
+    assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward_screen", "adam"} <= set(shim.launches)
     monkeypatch.setattr(cuda, "runs_on", lambda device: False)
     for name, expected in _trained(scene, 2).items():
         far = (ours[name] - expected).abs() > 1e-4 * expected.abs().max()

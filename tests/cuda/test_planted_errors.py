@@ -38,9 +38,8 @@ WRONG_RESULTS = [
     Plant("tiles.cu", "Id(row * out.tiles_x + column)", "Id(span.first * out.tiles_x + column)", "wide giants"),
     Plant("blend.cuh", "drawn ? -fabsf(transmittance) : transmittance", "transmittance", "opaque stacks"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
-    Plant(
-        "blend_backward.cu", "exchange(lane & 8, six[k], six[k + 3], 8)", "exchange(lane & 8, six[k], six[k + 3], 4)"
-    ),
+    Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
+    Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),
     Plant(
         "blend_backward.cu",
         "for (int i = begin + thread; i < range.y; i += kBlendThreads)",
@@ -91,7 +90,7 @@ FORBIDDEN = [
         "different places|wait for ever",
     ),
     (
-        Plant("blend_backward.cu", "__shfl_xor_sync(kAllLanes, one, 1)", "__shfl_xor_sync(1u << lane, one, 1)"),
+        Plant("blend_backward.cu", "__shfl_xor_sync(kAllLanes, value[0],", "__shfl_xor_sync(1u << lane, value[0],"),
         "only whole warps",
     ),
 ]
