@@ -65,6 +65,7 @@ from gns.training import Trainer, TrainState, train
 from gns.utils.devices import pick_device
 from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher, Size
 from gns.utils.png import to_eight_bit
+from gns.utils.workspace import Workspace
 from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -649,6 +650,11 @@ def _time_crowd(bench: Bench, count: int) -> Result:
         "peak gigabytes": peak / 1e9,
         "estimated gigabytes": training_bytes(count, 3, bench.size[0] * bench.size[1]) / 1e9,
     }
+    plain, _ = _whole_iteration(bench, camera, population, photo, screen_gradients=False)
+    result["iteration without screen gradients"] = _median(plain)
+    with mock.patch.object(cuda, "_forecast", _Room(0)):
+        waiting, _ = _whole_iteration(bench, camera, population, photo)
+    result["iteration that waits for the number of instances"] = _median(waiting)
     result |= _time_stages(bench, camera, population, photo)
     return result
 
@@ -661,18 +667,27 @@ def _reset_memory(device: torch.device) -> None:
 
 
 def _whole_iteration(
-    bench: Bench, camera: Camera, population: Population, photo: Tensor
+    bench: Bench, camera: Camera, population: Population, photo: Tensor, *, screen_gradients: bool = True
 ) -> tuple[list[float], list[float]]:
     """Times of render, loss, backward, statistics and Adam as training runs them, and of the host's share."""
     background = torch.zeros(3, device=bench.device)
+    workspace = Workspace(bench.device)
     still = dict.fromkeys(GROUPS, 0.0)  # step sizes: Adam does all its work, and the model stays as it is
     host: list[float] = []
 
     def iterate() -> None:
         start = time.perf_counter()
-        seen = render(camera, population.gaussians, background, accumulate=True)
-        photometric_loss(seen.image, photo).backward()  # type: ignore[no-untyped-call]
-        population.observe(seen)
+        seen = render(
+            camera,
+            population.gaussians,
+            background,
+            screen_gradients=screen_gradients,
+            accumulate=True,
+            workspace=workspace,
+        )
+        photometric_loss(seen.image, photo, workspace=workspace).backward()  # type: ignore[no-untyped-call]
+        if screen_gradients:
+            population.observe(seen)
         population.step(GROUPS, still)
         host.append(1e3 * (time.perf_counter() - start))
 
