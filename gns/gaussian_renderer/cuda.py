@@ -88,6 +88,7 @@ _forecast = Forecast()
 def release_memory() -> None:
     """See `gns.gaussian_renderer.release_memory`."""
     _idle.clear()
+    _forecast.forget()  # or the next renderings would make room for as many instances again
 
 
 class Rendering:

@@ -32,3 +32,7 @@ class Forecast:
         self._last[view] = (gaussians, instances)
         if len(self._last) > MOST_VIEWS:
             del self._last[next(iter(self._last))]
+
+    def forget(self) -> None:
+        """Begin anew, after a change that makes what was seen worthless."""
+        self._last.clear()

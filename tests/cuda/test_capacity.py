@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import cuda, cuda_kernels, importance, render
+from gns.gaussian_renderer import cuda, cuda_kernels, importance, release_memory, render
 from gns.gaussian_renderer.cuda_kernels import TILE
 from gns.gaussian_renderer.forecast import Forecast
 from gns.utils.readback import Readback
 from tests.cuda.shim import Edit, ShimLauncher, compiler
 from tests.gaussian_renderer.comparison import Outcome, evaluate, example
-from tests.gaussian_renderer.scenes import converted
+from tests.gaussian_renderer.scenes import converted, rows
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -181,3 +181,14 @@ def test_a_view_that_has_changed_costs_a_second_pass_and_is_learnt(calls: list[s
     calls.clear()
     render(scene.camera, gaussians, background)
     assert calls == ["project", "emit", "ranges", "blend", "wait"]
+
+
+def test_released_memory_does_not_grow_back(calls: list[str]) -> None:
+    scene = example("130x70, degree 3")
+    gaussians, background = converted(scene.gaussians, torch.float32), scene.background.float()
+    render(scene.camera, gaussians, background)
+    release_memory()
+    few = rows(gaussians, torch.arange(8))
+    render(scene.camera, few, background)
+    (space,) = cuda._idle[torch.device("cpu")]
+    assert space._buffers["list"].numel() < 1024, "room was made for the Gaussians of before"
