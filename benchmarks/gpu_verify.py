@@ -7,7 +7,7 @@ it ends, whatever becomes of the next one, and a table comes last:
 * `smoke`        one small image forward and backward against the reference
 * `parity`       every kernel launch of whole iterations repeated on the CPU from the same input: names the kernel and
                  argument at fault; then pictures and gradients against the CPU backend
-* `determinism`  the same iterations twice: equal bits
+* `determinism`  the same iterations twice, and with any foreseen number of instances: equal bits
 * `sanitizer`    compute-sanitizer's four tools on `smoke`, where it is installed
 * `edge_cases`   nothing to draw, broken parameters, giants, stacks, very many tiles: against the CPU backend
 * `training`     200 iterations beside the CPU backend, then 2000 alone
@@ -34,7 +34,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -52,6 +52,7 @@ from gns.arguments import TrainConfig, parse_train
 from gns.gaussian_renderer import cuda, reference, render
 from gns.gaussian_renderer import cuda_kernels as kernels
 from gns.gaussian_renderer.autograd import planes_of
+from gns.gaussian_renderer.forecast import Forecast
 from gns.gpu_memory import training_bytes
 from gns.journal import held_out_psnr
 from gns.losses import photometric_loss
@@ -64,6 +65,7 @@ from gns.training import Trainer, TrainState, train
 from gns.utils.devices import pick_device
 from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher, Size
 from gns.utils.png import to_eight_bit
+from gns.utils.workspace import Workspace
 from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -236,8 +238,9 @@ def _launch_parity(bench: Bench) -> Result:
     scenes.append(("crowd", example_of(*crowd(*bench.mirrored, CPU))))
     with mock.patch.object(cuda, "launcher", lambda device: mirror):
         for _, scene in scenes:
-            with _poisoned():
-                _iterate(scene, bench.device, steps=2)
+            for screen_gradients in (True, False):
+                with _poisoned():
+                    _iterate(scene, bench.device, steps=2, screen_gradients=screen_gradients)
     figures = {
         key: {"differ": mirror.worst[key], "largest": mirror.largest[key]}
         for key in sorted(mirror.worst)
@@ -250,7 +253,7 @@ def _launch_parity(bench: Bench) -> Result:
     return result
 
 
-def _iterate(scene: Example, device: torch.device, steps: int) -> list[Tensor]:
+def _iterate(scene: Example, device: torch.device, steps: int, *, screen_gradients: bool = True) -> dict[str, Tensor]:
     """`steps` whole iterations; the parameters, moments, losses and pictures, all that determinism is about."""
     gaussians = converted(scene.gaussians, torch.float32).to(device)
     population = Population(gaussians)
@@ -259,19 +262,28 @@ def _iterate(scene: Example, device: torch.device, steps: int) -> list[Tensor]:
     photo = torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8).to(device)
     mask = (torch.rand(height, width, generator=generator) > 0.2).to(device)
     background, edges = scene.background.float().to(device), scene.edges.float().to(device)
-    kept: list[Tensor] = []
-    for _ in range(steps):
+    kept: dict[str, Tensor] = {}
+    for step in range(steps):
         seen = render(
-            scene.camera, population.gaussians, background, edges=edges, sh_degree=scene.sh_degree, accumulate=True
+            scene.camera,
+            population.gaussians,
+            background,
+            edges=edges,
+            sh_degree=scene.sh_degree,
+            screen_gradients=screen_gradients,
+            accumulate=True,
         )
         loss = photometric_loss(seen.image, photo, mask) + 0.01 * seen.alpha.mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        population.observe(seen)
+        if screen_gradients:
+            population.observe(seen)
+            kept[f"screen gradients {step}"] = seen.abs_grad
         population.step(GROUPS, dict.fromkeys(GROUPS, 1e-3))
         assert seen.importance is not None
-        kept += [seen.image.detach(), loss.detach(), seen.radii, seen.abs_grad, seen.importance]
-    state = population.state_dict()
-    kept += [group[part] for group in state["groups"].values() for part in ("parameter", "first_moment")]
+        kept |= {f"image {step}": seen.image.detach(), f"loss {step}": loss.detach()}
+        kept |= {f"radii {step}": seen.radii, f"importance {step}": seen.importance}
+    for name, group in population.state_dict()["groups"].items():
+        kept |= {f"{name} {part}": group[part] for part in ("parameter", "first_moment", "second_moment")}
     return kept
 
 
@@ -390,19 +402,46 @@ def crowd(count: int, width: int, height: int, device: torch.device) -> tuple[Ca
 
 
 def determinism(bench: Bench) -> Result:
-    """Equal input, equal bits: small scenes, a large one, and a short training run."""
+    """Equal input, equal bits: small scenes, a large one, and a short training run.
+
+    Also where the host knows the number of tile instances, makes room for twice as many, and has to come again; and
+    without screen gradients.
+    """
     result: Result = {}
     scenes = {name: make() for name, make in EXAMPLES.items()}
     scenes["large"] = example_of(*crowd(bench.timed[0], *bench.size, CPU))
     for name, scene in scenes.items():
-        first, second = (_iterate(scene, bench.device, steps=3) for _ in range(2))
-        result[name] = [index for index, (a, b) in enumerate(zip(first, second, strict=True)) if not _same_bits(a, b)]
+        first = _iterate(scene, bench.device, steps=3)
+        for label, room in (("", None), (", known", _Room(0)), (", ample", _Room(2)), (", too little", _Room(0.5))):
+            with mock.patch.object(cuda, "_forecast", room or cuda._forecast):
+                again = _iterate(scene, bench.device, steps=3)
+            result[name + label] = _different(first, again)
+        plain = _iterate(scene, bench.device, steps=3, screen_gradients=False)
+        result[f"{name}, no screen gradients"] = _different(plain, first)
     runs = [_train_synthetic(bench, bench.device, bench.beside_cpu)[1] for _ in range(2)]
     result["training"] = [] if runs[0] == runs[1] else ["losses"]
     different = [name for name, found in result.items() if found]
     if different:
         raise Failed(f"not the same bits twice: {', '.join(different)}", result)
     return result
+
+
+def _different(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """Names of what is in `first` and not the same in `second`."""
+    return [name for name, values in first.items() if not _same_bits(values, second[name])]
+
+
+class _Room(Forecast):
+    """Foresees a share of the instances that the view last made; with share 0 it foresees nothing."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def capacity(self, view: Hashable, gaussians: int) -> int | None:
+        """See `Forecast`."""
+        seen = view in self._last and self._share > 0
+        return int(self._share * self._last[view][1]) if seen else None
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:
@@ -611,6 +650,11 @@ def _time_crowd(bench: Bench, count: int) -> Result:
         "peak gigabytes": peak / 1e9,
         "estimated gigabytes": training_bytes(count, 3, bench.size[0] * bench.size[1]) / 1e9,
     }
+    plain, _ = _whole_iteration(bench, camera, population, photo, screen_gradients=False)
+    result["iteration without screen gradients"] = _median(plain)
+    with mock.patch.object(cuda, "_forecast", _Room(0)):
+        waiting, _ = _whole_iteration(bench, camera, population, photo)
+    result["iteration that waits for the number of instances"] = _median(waiting)
     result |= _time_stages(bench, camera, population, photo)
     return result
 
@@ -623,18 +667,27 @@ def _reset_memory(device: torch.device) -> None:
 
 
 def _whole_iteration(
-    bench: Bench, camera: Camera, population: Population, photo: Tensor
+    bench: Bench, camera: Camera, population: Population, photo: Tensor, *, screen_gradients: bool = True
 ) -> tuple[list[float], list[float]]:
     """Times of render, loss, backward, statistics and Adam as training runs them, and of the host's share."""
     background = torch.zeros(3, device=bench.device)
+    workspace = Workspace(bench.device)
     still = dict.fromkeys(GROUPS, 0.0)  # step sizes: Adam does all its work, and the model stays as it is
     host: list[float] = []
 
     def iterate() -> None:
         start = time.perf_counter()
-        seen = render(camera, population.gaussians, background, accumulate=True)
-        photometric_loss(seen.image, photo).backward()  # type: ignore[no-untyped-call]
-        population.observe(seen)
+        seen = render(
+            camera,
+            population.gaussians,
+            background,
+            screen_gradients=screen_gradients,
+            accumulate=True,
+            workspace=workspace,
+        )
+        photometric_loss(seen.image, photo, workspace=workspace).backward()  # type: ignore[no-untyped-call]
+        if screen_gradients:
+            population.observe(seen)
         population.step(GROUPS, still)
         host.append(1e3 * (time.perf_counter() - start))
 
@@ -652,23 +705,29 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
     radii, absolute = torch.empty_like(parameters[3]), torch.empty_like(parameters[0][:2])
     edges, background = torch.rand_like(alpha), torch.zeros(3, device=bench.device)
     rendering = cuda.Rendering(camera, parameters, 3)
+    rendering.project(with_colour=True, radii=radii)
+    rendering.sort_by_depth()
+    instances = rendering.count_instances()
     by_image = torch.randn_like(image) / image.numel()
     stages: dict[str, Callable[[], Any]] = {
         "project": lambda: rendering.project(with_colour=True, radii=radii),
         "sort_by_depth": rendering.sort_by_depth,
-        "emit": rendering.emit,
+        "emit": lambda: rendering.emit(instances),
         "sort_by_tile": rendering.sort_by_tile,
         "blend": lambda: rendering.blend(image, alpha, background, None),
         "score": lambda: rendering.blend(None, None, background, edges),
         "loss": lambda: _loss_and_gradient(image, photo),
-        "blend_backward": lambda: rendering.blend_backward(image.detach(), alpha, by_image, None),
+        "blend_backward": lambda: rendering.blend_backward(image, alpha, by_image, None, screen_gradients=False),
+        "blend_backward with screen gradients": lambda: rendering.blend_backward(
+            image, alpha, by_image, None, screen_gradients=True
+        ),
         "project_backward": lambda: rendering.project_backward(parameters, gradients, absolute),
         "adam": lambda: population.step(GROUPS, dict.fromkeys(GROUPS, 0.0)),
     }
     medians = {name: _median(_milliseconds(bench.device, body, bench.rounds)) for name, body in stages.items()}
     return {
         "visible": int((radii > 0).sum()),
-        "instances": rendering.instances,
+        "instances": instances,
         "mean alpha": alpha.mean().item(),
         "stages": medians,
     }

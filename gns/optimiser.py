@@ -12,15 +12,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import cuda
+from gns.gaussian_renderer import cuda, cuda_kernels
 from gns.utils import native
+from gns.utils.nvrtc import Argument
 
 BETA1 = 0.9
 BETA2 = 0.999
 # The pressure of selection is a gradient of about 1e-8 a Gaussian: an ε of that size would be another method.
 EPSILON = 1e-15
 
-_ELEMENTS_A_BLOCK = 1024  # of the CUDA kernel
+_NO_TENSOR: tuple[Argument, ...] = (0, None, None, None, None, 0.0, 0.0)
 
 _native = native.load()
 
@@ -78,12 +79,11 @@ def adam_step(groups: Sequence[AdamGroup]) -> None:
         ValueError: a tensor is not float32 or not stored as planes (`gns.scene.gaussians.as_planes`).
     """
     due = [_as_one_step(group) for group in groups if group.tensors.parameter.numel()]
-    if due and cuda.runs_on(due[0].tensors.parameter.device):
-        for group in due:
-            _step_on_gpu(group)
-        return
     for merged in sorted({group.merged for group in due}):  # on one process all are alike
         alike = [group for group in due if group.merged == merged]
+        if cuda.runs_on(due[0].tensors.parameter.device):
+            _step_on_gpu(alike, BETA1**merged, BETA2**merged)
+            continue
         _native.adam(
             [group.tensors.arrays for group in alike],
             [group.rate for group in alike],
@@ -103,24 +103,18 @@ def _as_one_step(group: AdamGroup) -> AdamGroup:
     return replace(group, rate=group.rate * math.sqrt(group.merged), step=max(1, group.step // group.merged))
 
 
-def _step_on_gpu(group: AdamGroup) -> None:
-    beta1, beta2 = BETA1**group.merged, BETA2**group.merged
-    parameter, gradient, first_moment, second_moment = group.tensors.flat
-    count = parameter.numel()
-    cuda.launch(
-        "adam",
-        parameter.device,
-        (cuda.blocks_of(count, _ELEMENTS_A_BLOCK),),
-        count,
-        parameter,
-        gradient,
-        first_moment,
-        second_moment,
-        beta1,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        group.rate / (1 - beta1**group.step),
-        1 / math.sqrt(1 - beta2**group.step),
-        EPSILON,
-    )
+def _step_on_gpu(groups: Sequence[AdamGroup], beta1: float, beta2: float) -> None:
+    """One step of all groups, in as many launches as they fill."""
+    most = cuda_kernels.ADAM_TENSORS
+    if len(groups) > most:
+        _step_on_gpu(groups[most:], beta1, beta2)
+    tensors: list[Argument] = []
+    blocks = 0
+    for group in groups[:most]:
+        count = group.tensors.parameter.numel()
+        blocks += cuda.blocks_of(count, cuda_kernels.ADAM_PART)
+        tensors += (count, *group.tensors.flat)
+        tensors += (group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step))
+    tensors += (most - len(groups)) * _NO_TENSOR
+    factors = (beta1, 1 - beta1, beta2, 1 - beta2, EPSILON)
+    cuda.launch("adam", groups[0].tensors.parameter.device, (blocks,), *tensors, *factors)

@@ -1,16 +1,21 @@
 """The renderer on an NVIDIA GPU: kernels compiled at first use (gns/csrc/cuda), with torch's sorts between them.
 
 A rendering is, forward, project; sort by depth; count and emit the tile instances; sort those by tile; blend. Backward
-it is blend_backward and project_backward. All run in order on torch's current stream. The host reads one number, how
-many instances there are, and never waits otherwise. Equal input gives equal bits: sorts are stable, and every sum has a
-fixed order.
+it is blend_backward and project_backward. All run in order on torch's current stream. Equal input gives equal bits:
+sorts are stable, and every sum has a fixed order.
+
+The host reads one number, M, how many instances there are; for a view that it has seen before without letting the GPU
+wait. It makes room for as many as `Forecast` expects, queues all stages up to blend, and looks only then at M, which
+has long arrived. Where the room was too small, no instance was listed, and it queues the stages from emit on once more.
+What was foreseen changes no bit of any result.
 
 Memory in bytes, kept from one rendering to the next and only ever grown (`rendering_bytes`):
 
     a Gaussian    splats 48, footprints 32, depth key 4, tile count 4, first slot 4
                   while sorting: sorted key 4, order 8, its counts 4, their sums 8, and 24 inside the sort
                   results: radius 4, absolute gradient 8
-    an instance   tile id 2, owner 4, list 4, slot 4, gradient packet 48
+    an instance   gradient packet 48
+    a slot        tile id 2, owner 4, list 4, its slot 4; there is an eighth more room than instances
                   while sorting: sorted id 2, index 8, and 20 inside the sort
     a pixel       image 12, alpha 4; loss: maps 36, image gradient 12
 """
@@ -26,8 +31,10 @@ from torch import Tensor
 from gns.errors import UserError
 from gns.gaussian_renderer import cuda_kernels as kernels
 from gns.gaussian_renderer.autograd import Planes
+from gns.gaussian_renderer.forecast import SLACK, Forecast
 from gns.scene.camera import Camera
 from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher
+from gns.utils.readback import Readback
 from gns.utils.workspace import Workspace
 
 LOSS_TILE = 16  # pixels, both ways, that a block of the loss kernels covers
@@ -35,7 +42,8 @@ MOST_INSTANCES = MOST_ELEMENTS = 2**31 - 1
 MOST_PIXELS_ACROSS = 65535
 
 BYTES_A_GAUSSIAN = 92 + 48 + 12
-BYTES_AN_INSTANCE = 62 + 30
+BYTES_AN_INSTANCE = 48
+BYTES_A_SLOT = 14 + 30
 BYTES_A_PIXEL = 16 + 48
 
 
@@ -63,13 +71,24 @@ def blocks_of(items: int, size: int) -> int:
     return -(-items // size)
 
 
-# Workspaces that no rendering uses at the moment.
-_idle: dict[torch.device, list[Workspace]] = {}
+class _Space(Workspace):
+    """What one rendering works in."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.total = Readback(device)
+
+
+# Those that no rendering uses at the moment.
+_idle: dict[torch.device, list[_Space]] = {}
+
+_forecast = Forecast()
 
 
 def release_memory() -> None:
     """See `gns.gaussian_renderer.release_memory`."""
     _idle.clear()
+    _forecast.forget()  # or the next renderings would make room for as many instances again
 
 
 class Rendering:
@@ -93,11 +112,11 @@ class Rendering:
         self.camera, self.sh_degree = camera, sh_degree
         self.device, self.count = means.device, means.shape[-1]
         self.tiles = blocks_of(camera.width, kernels.TILE) * blocks_of(camera.height, kernels.TILE)
-        self.instances = 0
+        self.instances = 0  # once they are counted
         self._parameters = parameters
         self._camera_arguments = kernels.camera_arguments(camera)
         idle = _idle.setdefault(self.device, [])
-        self._space = idle.pop() if idle else Workspace(self.device)
+        self._space = idle.pop() if idle else _Space(self.device)
 
     def __del__(self) -> None:
         if hasattr(self, "_space"):
@@ -116,12 +135,23 @@ class Rendering:
         """Run the forward stages."""
         self.project(with_colour=image is not None, radii=radii)
         self.sort_by_depth()
-        self.emit()
-        self.sort_by_tile()
-        self.blend(image, alpha, background, edges)
+        view = (self.device, self.camera.name, self.camera.width, self.camera.height)
+        foreseen = _forecast.capacity(view, self.count) if self.count else 0
+        room = self.count_instances() if foreseen is None else min(foreseen, MOST_INSTANCES)
+        self._list_and_blend(room, image, alpha, background, edges)
+        if foreseen is not None and self.count_instances() > room:
+            self._list_and_blend(self.instances, image, alpha, background, edges)
+        _forecast.learn(view, self.count, self.instances)
         if importance is not None:
             self.sum_scores(importance)
         self._parameters = ()  # autograd keeps them, and notices a change before the backward pass
+
+    def _list_and_blend(
+        self, capacity: int, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None
+    ) -> None:
+        self.emit(capacity)
+        self.sort_by_tile()
+        self.blend(image, alpha, background, edges)
 
     def backward(
         self,
@@ -134,7 +164,7 @@ class Rendering:
         abs_grad: Tensor | None,
     ) -> None:
         """Run the backward stages."""
-        self.blend_backward(image, alpha, image_gradient, alpha_gradient)
+        self.blend_backward(image, alpha, image_gradient, alpha_gradient, screen_gradients=abs_grad is not None)
         self.project_backward(parameters, gradients, abs_grad)
 
     # The stages, in order
@@ -169,23 +199,32 @@ class Rendering:
         # 64 bits: a few million large Gaussians make more instances than 32 can count.
         self.ends = self._space.take("ends", (n,), torch.int64)
         torch.cumsum(self.tile_counts[self.order], dim=0, dtype=torch.int64, out=self.ends)
+        if n:
+            self._space.total.start(self.ends[-1:])
 
-    def emit(self) -> None:
-        """The instances, Gaussian by Gaussian, near to far. Here the host waits for their number."""
-        n, take = self.count, self._space.take
-        self.instances = int(self.ends[-1]) if n else 0
+    def count_instances(self) -> int:
+        """How many instances there are. Waits until the depths are sorted, but for nothing that was queued later."""
+        self.instances = self._space.total.finish() if self.count else 0
         if self.instances > MOST_INSTANCES:
             raise UserError(
-                f"view {self.camera.name} needs {self.instances:,} tile instances for {n:,} Gaussians, more than the "
-                f"renderer can number ({MOST_INSTANCES:,}): the Gaussians are too large; lower -r or the learning rates"
+                f"view {self.camera.name} needs {self.instances:,} tile instances for {self.count:,} Gaussians, more "
+                f"than the renderer can number ({MOST_INSTANCES:,}): the Gaussians are too large; lower -r or the "
+                "learning rates"
             )
+        return self.instances
+
+    def emit(self, capacity: int) -> None:
+        """The instances, Gaussian by Gaussian, near to far; none at all where there are more than `capacity`."""
+        n, take = self.count, self._space.take
+        self.capacity = capacity
         self.slot_begin = take("slot_begin", (n,), torch.int32)
-        self.tile_ids = take(f"tile_ids{self._wide}", (self.instances,), self._id_type)
-        self.owners = take("owners", (self.instances,), torch.int32)
+        self.tile_ids = take(f"tile_ids{self._wide}", (capacity,), self._id_type)
+        self.owners = take("owners", (capacity,), torch.int32)
         self._launch_per_gaussian(
             f"emit{self._wide}",
             n,
             self.camera.width,
+            capacity,
             self.order,
             self.ends,
             self.tile_counts,
@@ -198,16 +237,16 @@ class Rendering:
 
     def sort_by_tile(self) -> None:
         """The list of every tile, near to far."""
-        m, take = self.instances, self._space.take
-        ids = take(f"sorted_ids{self._wide}", (m,), self._id_type)
-        index = take("sort_index", (m,), torch.int64)
+        room, take = self.capacity, self._space.take
+        ids = take(f"sorted_ids{self._wide}", (room,), self._id_type)
+        index = take("sort_index", (room,), torch.int64)
         torch.sort(self.tile_ids, stable=True, out=(ids, index))
         self.tile_ranges = take("tile_ranges", (self.tiles, 2), torch.int32).zero_()
-        self.list = take("list", (m,), torch.int32)
-        self.slots = take("slots", (m,), torch.int32)
+        self.list = take("list", (room,), torch.int32)
+        self.slots = take("slots", (room,), torch.int32)
         name = f"ranges{self._wide}"
-        grid = (blocks_of(m, kernels.KERNELS[name].block[0]),)
-        launch(name, self.device, grid, m, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
+        grid = (blocks_of(room, kernels.KERNELS[name].block[0]),)
+        launch(name, self.device, grid, room, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
 
     def blend(self, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None) -> None:
         """The picture, the scores of the instances, or both."""
@@ -217,7 +256,7 @@ class Rendering:
                 "blend", *size, self.tile_ranges, self.list, self.splats, background.float(), image, alpha
             )
             return
-        self.scores = self._space.take("scores", (self.instances,))
+        self.scores = self._space.take("scores", (self.capacity,))
         lists = (self.tile_ranges, self.list, self.slots, self.splats)
         if image is None:
             self._launch_per_tile("score", *size, *lists, edges, self.scores)
@@ -229,12 +268,18 @@ class Rendering:
         self._launch_per_gaussian("sum_scores", self.count, self.tile_counts, self.slot_begin, self.scores, importance)
 
     def blend_backward(
-        self, image: Tensor, alpha: Tensor, image_gradient: Tensor, alpha_gradient: Tensor | None
+        self,
+        image: Tensor,
+        alpha: Tensor,
+        image_gradient: Tensor,
+        alpha_gradient: Tensor | None,
+        *,
+        screen_gradients: bool,
     ) -> None:
-        """The gradient packet of every instance."""
+        """The gradient packet of every instance; what abs_grad is made of is zero without `screen_gradients`."""
         self.packets = self._space.take("packets", (self.instances, kernels.PACKET))
         self._launch_per_tile(
-            "blend_backward",
+            "blend_backward_screen" if screen_gradients else "blend_backward",
             self.camera.width,
             self.camera.height,
             self.tile_ranges,
@@ -282,4 +327,5 @@ class Rendering:
 
 def rendering_bytes(gaussians: int, instances: int, pixels: int) -> int:
     """Memory of rendering, loss and their backward passes on a GPU, in bytes; see the table above."""
-    return gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + pixels * BYTES_A_PIXEL
+    slots = round((1 + SLACK) * instances)
+    return gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL

@@ -4,21 +4,22 @@ A launcher offers `launch(name, grid, block, arguments)`. Arguments come in the 
 for arrays (their address is passed; None where the table says `optional`), numbers for scalars (float32 or int32). The
 host leaves out launches whose grid has a zero in it: zero Gaussians, zero instances.
 
-One rendering, and its way back; N Gaussians, M tile instances, T = ceil(W/16)·ceil(H/16) tiles:
+One rendering, and its way back; N Gaussians, M tile instances, room for C of them, T = ceil(W/16)·ceil(H/16) tiles:
 
     project                       splats, footprints, depth_keys, tile_counts, radii
     host: order = sort(depth_keys, stable), ends = cumsum(tile_counts[order]) in int64, M = ends[-1]
-    emit (emit_wide)              slot_begin, tile_ids, owners: one instance a slot, near to far
+    emit (emit_wide)              slot_begin, tile_ids, owners: one instance a slot, near to far; nothing where C < M
     host: sorted_ids, sort_index = sort(tile_ids, stable); tile_ranges zeroed
     ranges (ranges_wide)          tile_ranges, list, slots
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
+      | blend_backward_screen       … with the sums for abs_mean2d, which are zero without
     project_backward              sums each Gaussian's packets in a fixed order; ADDS to the gradients
-    adam                          one launch a tensor; clears the gradient
+    adam                          all groups in one launch; clears the gradients
 
 Nothing uses a floating-point atomic: the same input gives the same bits. Limits that the host must refuse beyond:
-W, H ≤ 65535; M < 2³¹; elements of one tensor < 2³¹.
+W, H ≤ 65535; M, C < 2³¹, C = 0 without Gaussians; elements of one tensor < 2³¹.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ MOST_SHORT_TILES = 32767  # with more tiles use emit_wide and ranges_wide, whose
 PACKET = 12  # floats of gradient sums a tile instance
 SPLAT = 12  # floats a Gaussian: (x, y, pixel columns, pixel rows), (qa, qb, qc, ql), (red, green, blue, depth)
 FOOTPRINT = 8  # floats a Gaussian, see tiles.cuh
+ADAM_TENSORS = 6  # that one launch of `adam` takes
+ADAM_PART = 1024  # elements of a tensor that one block of `adam` takes
 FRUSTUM_MARGIN = 1.3  # kFrustumMargin of splat_math.h
 
 Launchable = Tensor | int | float | None
@@ -104,8 +107,8 @@ _FOOTPRINTS = _floats("footprints", "[N, 8]; only where tile_counts > 0")
 _TILE_COUNTS = _ints("tile_counts", "[N]")
 _SLOT_BEGIN = _ints("slot_begin", "[N]; only where tile_counts > 0")
 _RANGES = _ints("tile_ranges", "[T, 2], first and one past the last instance in `list`")
-_LIST = _ints("list", "[M], Gaussian of each instance, tile by tile, near to far")
-_SLOTS = _ints("slots", "[M], slot of each instance of `list`")
+_LIST = _ints("list", "[C], Gaussian of each instance, tile by tile, near to far")
+_SLOTS = _ints("slots", "[C], slot of each instance of `list`")
 _TARGET = Argument("target", torch.uint8, "[H, W, 3]")
 _MASK = Argument("mask", torch.uint8, "[H, W], zero where a pixel does not count", optional=True)
 _MAPS = "[3, 3, H, W]: derivatives of SSIM by blurred x, x², xy; each for three channels"
@@ -114,30 +117,57 @@ _LOSS_GRID = "(ceil(W/16), ceil(H/16), 3)"
 
 def _emit(name: str, ids: torch.dtype) -> Kernel:
     arguments = (
-        *_integers("count width"),
+        *_integers("count width capacity"),
         Argument("order", torch.int64, "[N], Gaussians by depth"),
         Argument("ends", torch.int64, "[N], running sum of tile_counts[order], its own count included"),
         _TILE_COUNTS,
         _SPLATS,
         _FOOTPRINTS,
         _SLOT_BEGIN,
-        Argument("tile_ids", ids, "[M]"),
-        _ints("owners", "[M], Gaussian of each slot"),
+        Argument("tile_ids", ids, "[C]; the largest number of the type where no instance is"),
+        _ints("owners", "[C], Gaussian of each slot"),
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(N/256)", arguments)
 
 
 def _ranges(name: str, ids: torch.dtype) -> Kernel:
     arguments = (
-        *_integers("instances"),
-        Argument("sorted_ids", ids, "[M], tile_ids sorted"),
-        Argument("sort_index", torch.int64, "[M], slot of each sorted id"),
-        _ints("owners", "[M]"),
+        *_integers("capacity"),
+        Argument("sorted_ids", ids, "[C], tile_ids sorted"),
+        Argument("sort_index", torch.int64, "[C], slot of each sorted id"),
+        _ints("owners", "[C]"),
         _ints("tile_ranges", "[T, 2]; must hold zeros"),
         _LIST,
         _SLOTS,
     )
-    return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(M/256)", arguments)
+    return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
+
+
+def _blend_backward(name: str) -> Kernel:
+    arguments = (
+        *_integers("width height"),
+        _RANGES,
+        _LIST,
+        _SLOTS,
+        _SPLATS,
+        _floats("image", "[3, H, W], what `blend` drew"),
+        _floats("alpha", "[H, W], what `blend` drew; needed with alpha_gradient", optional=True),
+        _floats("image_gradient", "[3, H, W]"),
+        _floats("alpha_gradient", "[H, W]", optional=True),
+        _floats("packets", "[M, 12]; every slot is written"),
+    )
+    return Kernel(name, "blend_backward.cu", (128, 1, 1), "T", arguments)
+
+
+def _adam_tensor(k: int) -> tuple[Argument, ...]:
+    return (
+        *_integers(f"count{k}"),  # 0 for a tensor that is not there
+        _floats(f"parameter{k}", "[count]", optional=True),
+        _floats(f"gradient{k}", "[count], zeroed", optional=True),
+        _floats(f"first_moment{k}", "[count]", optional=True),
+        _floats(f"second_moment{k}", "[count]", optional=True),
+        *_scalars(torch.float32, f"step{k} inverse_root{k}"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+    )
 
 
 _KERNELS = (
@@ -191,7 +221,7 @@ _KERNELS = (
             _floats("edges", "[H, W]"),
             _floats("image", "[3, H, W]"),
             _floats("alpha", "[H, W]", optional=True),
-            _floats("scores", "[M]; every slot is written"),
+            _floats("scores", "[C]; the slot of every instance is written"),
         ),
     ),
     Kernel(
@@ -206,7 +236,7 @@ _KERNELS = (
             _SLOTS,
             _SPLATS,
             _floats("edges", "[H, W]"),
-            _floats("scores", "[M]; every slot is written"),
+            _floats("scores", "[C]; the slot of every instance is written"),
         ),
     ),
     Kernel(
@@ -214,26 +244,10 @@ _KERNELS = (
         "blend.cu",
         (256, 1, 1),
         "ceil(N/256)",
-        (*_integers("count"), _TILE_COUNTS, _SLOT_BEGIN, _floats("scores", "[M]"), _floats("importance", "[N]")),
+        (*_integers("count"), _TILE_COUNTS, _SLOT_BEGIN, _floats("scores", "[C]"), _floats("importance", "[N]")),
     ),
-    Kernel(
-        "blend_backward",
-        "blend_backward.cu",
-        (128, 1, 1),
-        "T",
-        (
-            *_integers("width height"),
-            _RANGES,
-            _LIST,
-            _SLOTS,
-            _SPLATS,
-            _floats("image", "[3, H, W], what `blend` drew"),
-            _floats("alpha", "[H, W], what `blend` drew; needed with alpha_gradient", optional=True),
-            _floats("image_gradient", "[3, H, W]"),
-            _floats("alpha_gradient", "[H, W]", optional=True),
-            _floats("packets", "[M, 12]; every slot is written"),
-        ),
-    ),
+    _blend_backward("blend_backward"),
+    _blend_backward("blend_backward_screen"),
     Kernel(
         "project_backward",
         "project_backward.cu",
@@ -291,15 +305,10 @@ _KERNELS = (
         "adam",
         "adam.cu",
         (256, 1, 1),
-        "ceil(count/1024)",
+        "sum of ceil(count/1024) over the tensors",
         (
-            *_integers("count"),
-            _floats("parameter", "[count]"),
-            _floats("gradient", "[count], zeroed"),
-            _floats("first_moment", "[count]"),
-            _floats("second_moment", "[count]"),
-            *_scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2"),
-            *_scalars(torch.float32, "step inverse_root epsilon"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+            *(argument for k in range(ADAM_TENSORS) for argument in _adam_tensor(k)),
+            *_scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2 epsilon"),
         ),
     ),
 )

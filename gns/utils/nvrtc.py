@@ -175,6 +175,8 @@ class NvrtcLauncher:
 
     def _converted(self, name: str, argument: Argument) -> Any:
         """An argument as cuda-core takes it; it reads a plain int as a pointer."""
+        if isinstance(argument, float):  # first, because most are
+            return np.float32(argument)
         if argument is None:
             return 0
         if isinstance(argument, Tensor):
@@ -184,8 +186,6 @@ class NvrtcLauncher:
                     f"{tuple(argument.shape)}, stride {argument.stride()}"
                 )
             return argument.data_ptr()
-        if isinstance(argument, float):
-            return np.float32(argument)
         if not -(2**31) <= argument < 2**31:  # numpy 1.x would wrap it round
             raise OverflowError(f"kernel {name} was given {argument}, which does not fit in 32 bits")
         return np.int32(argument)

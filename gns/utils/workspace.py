@@ -22,7 +22,7 @@ class Workspace:
         """A contiguous tensor of this shape; the previous one of that name is no more."""
         count = prod(shape)
         buffer = self._buffers.get(name)
-        if buffer is None or buffer.dtype != dtype or len(buffer) < count:
+        if buffer is None or buffer.dtype != dtype or buffer.numel() < count:
             self._buffers.pop(name, None)  # freed first, so that old and new never take memory together
             buffer = torch.empty(count + count // SPARE, dtype=dtype, device=self._device)
             self._buffers[name] = buffer

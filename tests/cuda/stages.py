@@ -39,9 +39,9 @@ class Stages:
     radii: Tensor = field(init=False)  # [N]
     slot_begin: Tensor = field(init=False)  # [N]
     tile_ranges: Tensor = field(init=False)  # [T, 2]
-    list: Tensor = field(init=False)  # [M]
-    slots: Tensor = field(init=False)  # [M]
-    packets: Tensor = field(init=False)  # [M, 12]
+    list: Tensor = field(init=False)  # [C]
+    slots: Tensor = field(init=False)  # [C]
+    packets: Tensor = field(init=False)  # [C, 12]
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -72,8 +72,8 @@ class Stages:
         settings = (count, self.sh_degree, int(with_colour))
         self._launch("project", count, *camera_arguments(self.camera), *settings, *self._parameters(), *outputs)
 
-    def list_instances(self) -> None:
-        """The lists of all tiles."""
+    def list_instances(self, spare: int = 0) -> None:
+        """The lists of all tiles, in buffers with room for `spare` instances more than there are."""
         count, suffix, ids = (
             len(self.gaussians),
             "_wide" if self.wide else "",
@@ -82,16 +82,17 @@ class Stages:
         order = torch.sort(self.depth_keys, stable=True).indices
         ends = torch.cumsum(self.tile_counts[order], 0)
         instances = int(ends[-1]) if count else 0
+        capacity = instances + spare if count else 0  # no thread would mark the spare ones
         self.slot_begin = poisoned(count, dtype=torch.int32)
-        tile_ids, owners = poisoned(instances, dtype=ids), poisoned(instances, dtype=torch.int32)
+        tile_ids, owners = poisoned(capacity, dtype=ids), poisoned(capacity, dtype=torch.int32)
         inputs = (order, ends, self.tile_counts, self.splats, self._footprints)
         outputs = (self.slot_begin, tile_ids, owners)
-        self._launch(f"emit{suffix}", count, count, self.camera.width, *inputs, *outputs)
+        self._launch(f"emit{suffix}", count, count, self.camera.width, capacity, *inputs, *outputs)
         sorted_ids, sort_index = torch.sort(tile_ids, stable=True)
         self.tile_ranges = torch.zeros(math.prod(self.tiles), 2, dtype=torch.int32)
-        self.list, self.slots = (poisoned(instances, dtype=torch.int32) for _ in range(2))
+        self.list, self.slots = (poisoned(capacity, dtype=torch.int32) for _ in range(2))
         outputs = (self.tile_ranges, self.list, self.slots)
-        self._launch(f"ranges{suffix}", instances, instances, sorted_ids, sort_index, owners, *outputs)
+        self._launch(f"ranges{suffix}", capacity, capacity, sorted_ids, sort_index, owners, *outputs)
 
     def blend(self, background: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Image, alpha; scores of all slots where there is an edge map."""
@@ -118,11 +119,13 @@ class Stages:
         self._launch("sum_scores", count, count, self.tile_counts, self.slot_begin, scores, importance)
         return importance
 
-    def blend_backward(self, image: Tensor, alpha: Tensor, by_image: Tensor, by_alpha: Tensor | None) -> None:
-        """The packets of all slots."""
+    def blend_backward(
+        self, image: Tensor, alpha: Tensor, by_image: Tensor, by_alpha: Tensor | None, *, screen: bool = True
+    ) -> None:
+        """The packets of all slots, with or without the sums for the absolute screen gradient."""
         self.packets = poisoned(len(self.list), PACKET)
         inputs = (self.tile_ranges, self.list, self.slots, self.splats, image, alpha, by_image, by_alpha)
-        self._launch_tiles("blend_backward", *inputs, self.packets)
+        self._launch_tiles("blend_backward_screen" if screen else "blend_backward", *inputs, self.packets)
 
     def project_backward(self, gradients: dict[str, Tensor]) -> Tensor:
         """Adds to the gradients [N, ...] by group, stored as planes; returns the absolute screen gradient [N, 2]."""

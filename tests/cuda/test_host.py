@@ -21,6 +21,7 @@ from gns.arguments import TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import cpu, cuda, cuda_kernels, importance, render
 from gns.gaussian_renderer.autograd import planes_of
+from gns.gaussian_renderer.forecast import Forecast
 from gns.losses import photometric_loss
 from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
@@ -54,6 +55,7 @@ def shim(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimLauncher]:
     monkeypatch.setattr(cuda, "runs_on", lambda device: True)
     monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
     monkeypatch.setattr(cuda, "_idle", {})
+    monkeypatch.setattr(cuda, "_forecast", Forecast())
     yield launcher
     assert launcher.launches, "nothing went through the CUDA backend"
 
@@ -149,6 +151,20 @@ def test_accumulating_adds_to_what_is_there(shim: ShimLauncher) -> None:
             assert_close(several.grad, once.grad, 1e-5, name)
 
 
+def test_screen_gradients_are_summed_only_on_request(shim: ShimLauncher) -> None:
+    scene = example("33x47, degree 2")
+    found = []
+    for asked in (True, False):
+        gaussians = trainable(_single(scene), torch.float32)
+        seen = render(scene.camera, gaussians, scene.background.float(), screen_gradients=asked)
+        (seen.image * scene.image_weights.float()).sum().backward()  # type: ignore[no-untyped-call]
+        assert len(seen.abs_grad) == (len(gaussians) if asked else 0)
+        found.append([values.grad for _, values in gaussians.named_tensors()])
+        assert [name for name in shim.launches if name.startswith("blend_backward")][-1].endswith("screen") == asked
+    for first, second in zip(*found, strict=True):
+        assert first is not None and second is not None and torch.equal(first, second)
+
+
 def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> None:
     one, other = example("33x47, degree 2"), example("130x70, degree 3")
     alone = evaluate(render, one, torch.float32, torch.ones(47, 33, dtype=torch.bool))
@@ -168,20 +184,22 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
     """The buffers that a rendering keeps are those of the module's table; what sorts take inside is not seen."""
     scene = example("130x70, degree 3")
     gaussians = trainable(_single(scene), torch.float32)
-    seen = render(scene.camera, gaussians, scene.background.float())
-    seen.image.sum().backward()  # type: ignore[no-untyped-call]
-    del seen
+    for _ in range(2):  # the second time with room for more instances
+        seen = render(scene.camera, gaussians, scene.background.float())
+        seen.image.sum().backward()  # type: ignore[no-untyped-call]
+        del seen
     (space,) = cuda._idle[torch.device("cpu")]
     buffers = dict(space._buffers)
-    instances, count = len(buffers["list"]), len(buffers["order"])  # with the eighth that each has to spare
-    assert count == 160 + 160 // 8 and instances > count
+    count, slots = len(buffers["order"]), len(buffers["list"])  # with the eighth that each has to spare
+    instances = len(buffers["packets"]) // cuda_kernels.PACKET
+    assert count == 160 + 160 // 8 and count < instances < slots
     tiles = buffers.pop("tile_ranges")
     assert tiles.numel() == 90 + 90 // 8
     held = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values())
     inside_a_sort, results = (24, 20), 12
     a_gaussian = cuda.BYTES_A_GAUSSIAN - inside_a_sort[0] - results - 4  # its gathered count is gone as well
-    an_instance = cuda.BYTES_AN_INSTANCE - inside_a_sort[1]
-    assert abs(held - count * a_gaussian - instances * an_instance) < 200  # eighths are rounded one by one
+    expected = count * a_gaussian + instances * cuda.BYTES_AN_INSTANCE + slots * (cuda.BYTES_A_SLOT - inside_a_sort[1])
+    assert abs(held - expected) < 200  # eighths are rounded one by one
 
 
 # Refusals
@@ -219,7 +237,7 @@ def test_too_many_instances_are_refused_and_counted_in_64_bits(shim: ShimLaunche
     rendering.tile_counts.fill_(2**31 - 1)
     rendering.sort_by_depth()
     with pytest.raises(UserError, match="needs 214,748,364,700 tile instances for 100 Gaussians"):
-        rendering.emit()
+        rendering.count_instances()
 
 
 # Loss
@@ -276,11 +294,27 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
             )
             assert not any(gradient.any() for gradient in spent)
         results.append((values, moments))
+    assert shim.launches == ["adam"] * 3, "one launch a step"
     for found, expected in zip(results[0][0], results[1][0], strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-6, atol=1e-7)
     for found_pair, expected_pair in zip(results[0][1], results[1][1], strict=True):
         for found, expected in zip(found_pair, expected_pair, strict=True):
             torch.testing.assert_close(found, expected, rtol=2e-6, atol=0)
+
+
+def test_more_groups_than_a_launch_takes_and_unlike_ones(shim: ShimLauncher) -> None:
+    def group(size: int, merged: int) -> AdamGroup:
+        parameter, gradient, first, second = (torch.ones(size) for _ in range(4))
+        return AdamGroup(AdamTensors(parameter, gradient, first, second), 0.1, merged, merged)
+
+    groups = [group(5 + index, merged) for merged in (1, 2) for index in range(7)]
+    adam_step(groups)
+    assert len(shim.launches) == 4
+    for each in groups:
+        alone = group(len(each.tensors.parameter), each.merged)
+        adam_step([alone])
+        assert all(torch.equal(a, b) for a, b in zip(each.tensors.flat, alone.tensors.flat, strict=True))
+        assert not each.tensors.gradient.any()
 
 
 # Training
@@ -346,7 +380,7 @@ def _trained(scene: Scene, until: int) -> dict[str, Tensor]:
 
 def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = _trained(scene, 2)  # later, Adam has turned rounding of tiny gradients into whole steps
-    assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward", "adam"} <= set(shim.launches)
+    assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward_screen", "adam"} <= set(shim.launches)
     monkeypatch.setattr(cuda, "runs_on", lambda device: False)
     for name, expected in _trained(scene, 2).items():
         far = (ours[name] - expected).abs() > 1e-4 * expected.abs().max()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -233,6 +234,23 @@ def test_without_a_gradient_of_alpha_none_is_taken(shim: ShimLauncher) -> None:
     assert torch.equal(stages.packets, without)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_without_screen_gradients_all_others_keep_their_bits(name: str, shim: ShimLauncher) -> None:
+    scene, stages = example(name), prepared(shim, example(name))
+    image, alpha, _ = stages.blend(scene.background.float())
+    found = []
+    for screen in (True, False):
+        stages.blend_backward(image, alpha, scene.image_weights.float(), scene.alpha_weights.float(), screen=screen)
+        gradients = stages.empty_gradients()
+        found.append((stages.packets, gradients, stages.project_backward(gradients)))
+    (packets, gradients, absolute), (plain_packets, plain_gradients, no_absolute) = found
+    others = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+    assert torch.equal(packets[:, others], plain_packets[:, others])
+    assert all(torch.equal(values, plain_gradients[name]) for name, values in gradients.items())
+    assert not plain_packets[:, [6, 7]].any() and not no_absolute.any()
+    assert absolute.any() == bool(packets.any())
+
+
 def test_optional_outputs_may_be_left_out(shim: ShimLauncher) -> None:
     scene, stages = example("16x16, degree 1"), prepared(shim, example("16x16, degree 1"))
     image, alpha, _ = stages.blend(scene.background.float())
@@ -314,16 +332,21 @@ def test_the_table_has_the_signature_of_each_kernel(name: str, shim: ShimLaunche
     assert shim.signature(name) == expected
 
 
+def _expanded(text: str, source: str) -> str:
+    """`text` with the macro of one parameter that `source` may define for lists of arguments."""
+    macro = re.search(r"#define (GNS_\w+_ARGUMENTS)\(k\)((?:.*\\\n)*.*)", source)
+    if macro is None:
+        return text
+    return re.sub(macro[1] + r"\((\w+)\)", lambda use: macro[2].replace("##k", use[1]), text)
+
+
 def test_the_table_has_the_argument_names_of_each_kernel() -> None:
     for kernel in KERNELS.values():
         source = (SOURCE_FOLDER / kernel.source).read_text()
         stem = kernel.name.removesuffix("_wide")
-        start = (
-            source.find(f" {stem}##SUFFIX(")
-            if kernel.source == "tiles.cu"
-            else source.find(f" {stem}(", source.find('extern "C"'))
-        )
-        text = source[source.index("(", start) + 1 : source.index(")", start)].replace("\\", "")
+        macros = {"tiles.cu": f" {stem}##SUFFIX(", "blend_backward.cu": " NAME("}
+        start = source.find(macros.get(kernel.source, f" {stem}("), source.find('extern "C"'))
+        text = _expanded(source[source.index("(", start) + 1 : source.index(") {", start)], source).replace("\\", "")
         names = [part.split()[-1].lstrip("*") for part in text.split(",")]
         listed = [argument.name for argument in kernel.arguments]
         if names[0] == "GNS_CAMERA_ARGUMENTS":
@@ -342,6 +365,9 @@ def test_the_numbers_of_the_table_are_those_of_the_sources() -> None:
         f"constexpr int kFootprint = {cuda_kernels.FOOTPRINT // 4};",
     ):
         assert line in device
+    adam = (SOURCE_FOLDER / "adam.cu").read_text()
+    assert f"GNS_ADAM_SEEK({cuda_kernels.ADAM_TENSORS - 1})\n  gns::step_part" in adam
+    assert "constexpr int kEach = 4;" in adam and "kAdamThreads = 256;" in adam and cuda_kernels.ADAM_PART == 4 * 256
     assert f"constexpr double kFrustumMargin = {cuda_kernels.FRUSTUM_MARGIN};" in maths
 
 

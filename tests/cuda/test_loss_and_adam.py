@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,15 +89,22 @@ def test_the_order_of_threads_changes_no_bit(shim: ShimLauncher, backwards: Shim
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
+def launch_adam(launcher: ShimLauncher, tensors: Sequence[tuple[Launchable, ...]], epsilon: float) -> None:
+    """One step of up to six tensors: count, parameter, gradient, two moments, step, inverse root of each."""
+    absent = (0, None, None, None, None, math.nan, math.nan)
+    given = [*tensors, *[absent] * (6 - len(tensors))]
+    blocks = sum(-(-int(tensor[0] or 0) // 1024) for tensor in tensors)
+    scalars = (0.9, 1 - 0.9, 0.999, 1 - 0.999, epsilon)
+    launcher.launch("adam", (blocks, 1, 1), (256, 1, 1), (*(value for tensor in given for value in tensor), *scalars))
+
+
 def adam_steps(launcher: ShimLauncher, gradients: Tensor, start: Tensor, rate: float, epsilon: float) -> Tensor:
-    """The parameter after one step for each row of `gradients` [steps, count]."""
+    """The parameter after one step for each row of `gradients` [steps, count]; alone in each launch."""
     parameter, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for step, values in enumerate(gradients, start=1):
         gradient = values.clone()
         corrections = (rate / (1 - 0.9**step), (1 - 0.999**step) ** -0.5)
-        scalars = (0.9, 1 - 0.9, 0.999, 1 - 0.999, *corrections, epsilon)
-        grid = (-(-len(start) // 1024), 1, 1)
-        launcher.launch("adam", grid, (256, 1, 1), (len(start), parameter, gradient, first, second, *scalars))
+        launch_adam(launcher, [(len(start), parameter, gradient, first, second, *corrections)], epsilon)
         assert not gradient.any(), "the gradient is zeroed"
     return parameter
 
@@ -113,3 +123,28 @@ def test_adam_is_that_of_torch(count: int, size: float, shim: ShimLauncher) -> N
         optimizer.step()
     moved = adam_steps(shim, gradients, start, 0.01, 1e-15).double() - start.double()
     assert_close(moved, leaf.detach() - start.double(), 1e-4, "step")
+
+
+SIZES_TOGETHER = (1, 1024, 0, 1025, 3000, 7)
+
+
+def adam_together(launcher: ShimLauncher, sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """Parameter, gradient and moments of tensors of these sizes after one launch for all of them."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [tuple(torch.rand(size, generator=generator) for _ in range(4)) for size in sizes]
+    steps = [(0.01 * (k + 1), 1.0 + k) for k in range(len(sizes))]
+    launch_adam(launcher, [(len(t[0]), *t, *step) for t, step in zip(tensors, steps, strict=True)], 1e-15)
+    return tensors
+
+
+def test_six_tensors_in_one_launch_are_as_six_launches(shim: ShimLauncher, backwards: ShimLauncher) -> None:
+    together = adam_together(shim, SIZES_TOGETHER)
+    generator = torch.Generator().manual_seed(0)
+    for k, (size, found) in enumerate(zip(SIZES_TOGETHER, together, strict=True)):
+        alone = tuple(torch.rand(size, generator=generator) for _ in range(4))
+        if size:
+            launch_adam(shim, [(size, *alone, 0.01 * (k + 1), 1.0 + k)], 1e-15)
+        assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True)), size
+        assert not found[1].any()
+    for first, second in zip(together, adam_together(backwards, SIZES_TOGETHER), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

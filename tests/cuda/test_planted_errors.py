@@ -10,7 +10,7 @@ import torch
 from tests.cuda.shim import ShimError, ShimLauncher
 from tests.cuda.stages import evaluate_stages
 from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
-from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_steps, adam_together, loss_and_gradient
 from tests.gaussian_renderer.test_loss import images
 
 
@@ -38,9 +38,8 @@ WRONG_RESULTS = [
     Plant("tiles.cu", "Id(row * out.tiles_x + column)", "Id(span.first * out.tiles_x + column)", "wide giants"),
     Plant("blend.cuh", "drawn ? -fabsf(transmittance) : transmittance", "transmittance", "opaque stacks"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
-    Plant(
-        "blend_backward.cu", "exchange(lane & 8, six[k], six[k + 3], 8)", "exchange(lane & 8, six[k], six[k + 3], 4)"
-    ),
+    Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
+    Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),
     Plant(
         "blend_backward.cu",
         "for (int i = begin + thread; i < range.y; i += kBlendThreads)",
@@ -79,7 +78,7 @@ def test_a_missing_barrier_is_seen(plant: Plant, shim: ShimLauncher) -> None:
 # What a GPU answers with anything at all, or by hanging.
 FORBIDDEN = [
     (
-        Plant("tiles.cu", "  if (rank < count) {", "  if (rank >= count) return;\n  {"),
+        Plant("tiles.cu", "  if (fits && rank < count) {", "  if (rank >= count) return;\n  if (fits) {"),
         "after some thread has ended|while others wait",
     ),
     (
@@ -91,7 +90,7 @@ FORBIDDEN = [
         "different places|wait for ever",
     ),
     (
-        Plant("blend_backward.cu", "__shfl_xor_sync(kAllLanes, one, 1)", "__shfl_xor_sync(1u << lane, one, 1)"),
+        Plant("blend_backward.cu", "__shfl_xor_sync(kAllLanes, value[0],", "__shfl_xor_sync(1u << lane, value[0],"),
         "only whole warps",
     ),
 ]
@@ -126,6 +125,20 @@ def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
     expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
     wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)
     assert not torch.allclose(wrong, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        Plant("adam.cu", "rest -= gns::adam_blocks(count##k);", "rest -= gns::adam_blocks(count##k) + 1;"),
+        Plant("adam.cu", "block = rest; ", "block = int(blockIdx.x);"),
+        Plant("adam.cu", "step##k, inverse_root##k};", "step0, inverse_root##k};"),
+    ],
+    ids=lambda plant: plant.bad,
+)
+def test_an_error_in_the_tensors_of_adam_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    right, wrong = (adam_together(launcher, SIZES_TOGETHER) for launcher in (shim, plant.launcher()))
+    assert not all(torch.equal(a, b) for pair in zip(right, wrong, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def test_a_plant_that_changes_nothing_is_an_error() -> None:

@@ -36,9 +36,9 @@ PROGRAM = """
 import sys
 import torch
 from tests.cuda.shim import ShimLauncher
-from tests.cuda.stages import evaluate_stages
+from tests.cuda.stages import evaluate_stages, prepared
 from tests.cuda.test_kernels import example
-from tests.cuda.test_loss_and_adam import adam_steps, loss_and_gradient
+from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
 from tests.gaussian_renderer.test_loss import images
 
 file, good, bad = sys.argv[1:] or (None, None, None)
@@ -46,8 +46,9 @@ launcher = ShimLauncher(sanitized=True, edits={file: lambda text: text.replace(g
 for name in ("33x47, degree 2", "15x17, degree 0", "no Gaussians", "deep opaque stack", "wide giants"):
     scene = example(name)
     evaluate_stages(launcher, scene, torch.ones(scene.camera.height, scene.camera.width, dtype=torch.bool))
+    prepared(launcher, scene).list_instances(spare=9)
 loss_and_gradient(launcher, *images(17, 40))
-adam_steps(launcher, torch.ones(2, 1030), torch.zeros(1030), 0.01, 1e-15)
+adam_together(launcher, SIZES_TOGETHER)
 print("all kernels ran")
 """
 
@@ -72,5 +73,5 @@ def test_the_kernels_stay_inside_their_memory() -> None:
 
 
 def test_one_element_too_far_is_seen() -> None:
-    result = run_sanitized("tiles.cu", "i == instances - 1 || ", "")
+    result = run_sanitized("tiles.cu", "i == capacity - 1 || ", "")
     assert result.returncode != 0 and "heap-buffer-overflow" in result.stderr

@@ -1,32 +1,79 @@
-// Adam (Kingma & Ba, 2015) with torch's semantics, over one whole tensor; clears the gradient while it is at hand.
+// Adam (Kingma & Ba, 2015) with torch's semantics, over up to six whole tensors at once; clears the gradients while they
+// are at hand.
 //
-// A block takes 1024 elements, a thread four of them that lie a block apart, all loaded before the first is stored:
-// what counts here is how many loads are in flight.
-extern "C" __global__ void __launch_bounds__(256)
-    adam(int count, float* __restrict__ parameter, float* __restrict__ gradient, float* __restrict__ first_moment,
-         float* __restrict__ second_moment, float beta1, float one_minus_beta1, float beta2, float one_minus_beta2,
-         float step, float inverse_root, float epsilon) {
-  constexpr int kEach = 4;
-  const size_t begin = size_t(blockIdx.x) * kEach * blockDim.x + threadIdx.x, end = size_t(count);
+// A block takes 1024 elements of one tensor, a thread four of them that lie a block apart, all loaded before the first
+// is stored: what counts here is how many loads are in flight.
+#include "device.cuh"
+
+namespace gns {
+
+constexpr int kEach = 4;
+constexpr int kAdamThreads = 256;
+
+struct AdamTensor {
+  int count;
+  float *parameter, *gradient, *first_moment, *second_moment;
+  float step, inverse_root;  // rate/(1 − β₁ᵗ) and 1/sqrt(1 − β₂ᵗ): tensors may have made different numbers of steps
+};
+
+GNS_DEVICE int adam_blocks(int count) {
+  constexpr unsigned kPart = kEach * kAdamThreads;
+  return int((unsigned(count) + kPart - 1) / kPart);
+}
+
+struct AdamFactors { float beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon; };
+
+// The part of a tensor that is the turn of its block number `block`.
+GNS_DEVICE void step_part(const AdamTensor& t, int block, const AdamFactors& f) {
+  const size_t begin = size_t(block) * kEach * kAdamThreads + threadIdx.x, end = size_t(t.count);
   float p[kEach], g[kEach], m[kEach], v[kEach];
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
-    const size_t i = begin + k * blockDim.x;
+    const size_t i = begin + k * kAdamThreads;
     if (i >= end) break;
-    p[k] = parameter[i];
-    g[k] = gradient[i];
-    m[k] = first_moment[i];
-    v[k] = second_moment[i];
+    p[k] = t.parameter[i];
+    g[k] = t.gradient[i];
+    m[k] = t.first_moment[i];
+    v[k] = t.second_moment[i];
   }
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
-    const size_t i = begin + k * blockDim.x;
+    const size_t i = begin + k * kAdamThreads;
     if (i >= end) break;
-    m[k] = fmaf(beta1, m[k], one_minus_beta1 * g[k]);
-    v[k] = fmaf(beta2, v[k], one_minus_beta2 * g[k] * g[k]);
-    parameter[i] = fmaf(-step, m[k] / fmaf(sqrtf(v[k]), inverse_root, epsilon), p[k]);
-    first_moment[i] = m[k];
-    second_moment[i] = v[k];
-    gradient[i] = 0.0f;
+    m[k] = fmaf(f.beta1, m[k], f.one_minus_beta1 * g[k]);
+    v[k] = fmaf(f.beta2, v[k], f.one_minus_beta2 * g[k] * g[k]);
+    t.parameter[i] = fmaf(-t.step, m[k] / fmaf(sqrtf(v[k]), t.inverse_root, f.epsilon), p[k]);
+    t.first_moment[i] = m[k];
+    t.second_moment[i] = v[k];
+    t.gradient[i] = 0.0f;
   }
+}
+
+}  // namespace gns
+
+#define GNS_ADAM_ARGUMENTS(k)                                                                                         \
+  int count##k, float *parameter##k, float *gradient##k, float *first_moment##k, float *second_moment##k,              \
+      float step##k, float inverse_root##k
+// Goes on from one tensor to the next until the block's number lies within it.
+#define GNS_ADAM_SEEK(k)                                                                                              \
+  if (rest >= 0) {                                                                                                    \
+    tensor = {count##k, parameter##k, gradient##k, first_moment##k, second_moment##k, step##k, inverse_root##k};      \
+    block = rest;                                                                                                     \
+    rest -= gns::adam_blocks(count##k);                                                                               \
+  }
+
+// Tensors that are not there have a count of zero. The blocks of all tensors together are the grid.
+extern "C" __global__ void __launch_bounds__(256)
+    adam(GNS_ADAM_ARGUMENTS(0), GNS_ADAM_ARGUMENTS(1), GNS_ADAM_ARGUMENTS(2), GNS_ADAM_ARGUMENTS(3),
+         GNS_ADAM_ARGUMENTS(4), GNS_ADAM_ARGUMENTS(5), float beta1, float one_minus_beta1, float beta2,
+         float one_minus_beta2, float epsilon) {
+  gns::AdamTensor tensor = {};
+  int block = 0, rest = int(blockIdx.x);
+  GNS_ADAM_SEEK(0)
+  GNS_ADAM_SEEK(1)
+  GNS_ADAM_SEEK(2)
+  GNS_ADAM_SEEK(3)
+  GNS_ADAM_SEEK(4)
+  GNS_ADAM_SEEK(5)
+  gns::step_part(tensor, block, {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon});
 }

@@ -34,24 +34,43 @@ struct BackwardArguments {
   float4* packets;
 };
 
-// Where in a packet the sum lies that sum_twelve() leaves in this lane; −1 for a lane that is left with none.
-GNS_DEVICE int owned_sum(int lane) {
-  const bool spare = (lane & 1) || ((lane & 4) && (lane & 2));
-  return spare ? -1 : (lane & 16 ? 6 : 0) + (lane & 8 ? 3 : 0) + (lane & 4 ? 2 : lane & 2 ? 1 : 0);
+// Sums over pixels that make up a packet, in the order of the loops below: the last two, Σ|h·t|, are for densification
+// alone, and left out when nobody asks for them.
+constexpr int kSums = 9, kScreenSums = 11;
+
+GNS_DEVICE int place_in_packet(int sum) { return sum < 6 ? sum : sum < kSums ? sum + 2 : sum - 3; }
+
+// kCount sums over the lanes at once: at each level a lane hands half of its values to its partner and keeps the sums of
+// the other half. 12 shuffles for nine sums and 13 for eleven, where separate sums would take five each. Each sum is
+// added up in the same order however many there are.
+template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE float sum_lanes(const float (&value)[kCount], int lane) {
+  if constexpr (kDistance == 0) {
+    return value[0];
+  } else if constexpr (kCount == 1) {
+    const float both[1] = {value[0] + __shfl_xor_sync(kAllLanes, value[0], kDistance)};
+    return sum_lanes<1, kDistance / 2>(both, lane);
+  } else {
+    constexpr int kKept = (kCount + 1) / 2;
+    const bool upper = lane & kDistance;
+    float kept[kKept];
+    for (int k = 0; k < kKept; ++k) {
+      const float low = value[k], high = k + kKept < kCount ? value[k + kKept] : 0.0f;
+      kept[k] = (upper ? high : low) + __shfl_xor_sync(kAllLanes, upper ? low : high, kDistance);
+    }
+    return sum_lanes<kKept, kDistance / 2>(kept, lane);
+  }
 }
 
-// Twelve sums over the lanes at once: at each level a lane hands half of its values to its partner and keeps the sums
-// of the other half. 13 shuffles, where twelve separate sums would take 60.
-GNS_DEVICE float sum_twelve(const float (&value)[kPacket], int lane) {
-  auto exchange = [&](bool upper, float low, float high, int distance) {
-    return (upper ? high : low) + __shfl_xor_sync(kAllLanes, upper ? low : high, distance);
-  };
-  float six[6], three[3];
-  for (int k = 0; k < 6; ++k) six[k] = exchange(lane & 16, value[k], value[k + 6], 16);
-  for (int k = 0; k < 3; ++k) three[k] = exchange(lane & 8, six[k], six[k + 3], 8);
-  const float first = exchange(lane & 4, three[0], three[2], 4), second = exchange(lane & 4, three[1], 0.0f, 4);
-  const float one = exchange(lane & 2, first, second, 2);
-  return one + __shfl_xor_sync(kAllLanes, one, 1);
+// Which of kCount sums sum_lanes() leaves in this lane; −1 for a lane that is left with none.
+template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE int owned_sum(int lane) {
+  if constexpr (kDistance == 0) {
+    return 0;
+  } else {
+    constexpr int kKept = (kCount + 1) / 2;
+    const int kept = owned_sum<kKept, kDistance / 2>(lane);
+    const int sum = lane & kDistance ? kept + kKept : kept;
+    return kept >= 0 && sum < kCount ? sum : -1;
+  }
 }
 
 // State of one pixel on the way from front to back.
@@ -72,8 +91,9 @@ GNS_DEVICE PixelGradient begin_pixel(const BackwardArguments& in, size_t at) {
   return g;
 }
 
-// Adds one pixel's part to the packet of one splat; returns whether there was any.
-GNS_DEVICE bool add_pixel(float (&sum)[kPacket], const Column& column, const float4& shape, const float4& colour,
+// Adds one pixel's part to the sums of one splat; returns whether there was any.
+template <int kCount>
+GNS_DEVICE bool add_pixel(float (&sum)[kCount], const Column& column, const float4& shape, const float4& colour,
                           float dy, float& transmittance, PixelGradient& g) {
   const Contribution c(column, shape.z, dy, transmittance);
   if (c.kept) {
@@ -93,37 +113,40 @@ GNS_DEVICE bool add_pixel(float (&sum)[kPacket], const Column& column, const flo
     sum[3] += h;
     sum[4] += hx;
     sum[5] += hy;
-    sum[6] += fabsf(hx);
-    sum[7] += fabsf(hy);
-    sum[8] = fma(hx, t1, sum[8]);
-    sum[9] = fma(hx, t2, sum[9]);
-    sum[10] = fma(hy, t2, sum[10]);
+    sum[6] = fma(hx, t1, sum[6]);
+    sum[7] = fma(hx, t2, sum[7]);
+    sum[8] = fma(hy, t2, sum[8]);
+    if constexpr (kCount == kScreenSums) {
+      sum[9] += fabsf(hx);
+      sum[10] += fabsf(hy);
+    }
   }
   transmittance = c.advance(transmittance);
   return c.kept;
 }
 
 // One warp over one group of splats; leaves the sums of those that contributed in its part of `shared`.
+template <int kCount>
 GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int group, int size,
                            float (&transmittance)[2], PixelGradient (&g)[2]) {
   float4* mine = reinterpret_cast<float4*>(&shared.partial.sums[pixels.warp][0][0]);
   for (int k = 0; k < kPacketQuads; ++k) mine[k * kWarp + pixels.lane] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   __syncwarp();
   if (__all_sync(kAllLanes, both_stopped(transmittance))) return;
-  const int owned = owned_sum(pixels.lane);
+  const int owned = owned_sum<kCount>(pixels.lane);
   const Candidates candidates = find_candidates(shared.batch, pixels, group, size);
   for (unsigned rest = candidates.half[0] | candidates.half[1]; rest; rest &= rest - 1) {
     const int bit = __ffs(rest) - 1, j = group + bit;
     const float4 place = shared.batch.place[j], shape = shared.batch.shape[j], colour = shared.batch.colour[j];
     const Column column(place, shape, pixels.x);
-    float sum[kPacket] = {};
+    float sum[kCount] = {};
     bool contributed = false;
     for (int p = 0; p < 2; ++p)
       if (candidates.half[p] >> bit & 1u)
         contributed |= add_pixel(sum, column, shape, colour, place.y - pixels.y[p], transmittance[p], g[p]);
     if (!__any_sync(kAllLanes, contributed)) continue;
-    const float total = sum_twelve(sum, pixels.lane);
-    if (owned >= 0) shared.partial.sums[pixels.warp][bit][owned] = total;
+    const float total = sum_lanes(sum, pixels.lane);
+    if (owned >= 0) shared.partial.sums[pixels.warp][bit][place_in_packet(owned)] = total;
   }
 }
 
@@ -140,6 +163,7 @@ GNS_DEVICE void store_group(const BackwardArguments& in, const Partial& partial,
   in.packets[size_t(in.slots[first + bit]) * kPacketQuads + quad] = sum;
 }
 
+template <int kCount>
 GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared& shared) {
   const PixelPair pixels(in.width, in.height);
   const int thread = int(threadIdx.x);
@@ -164,7 +188,7 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
     }
     __syncthreads();
     for (int group = 0; group < size; group += kWarp) {
-      walk_group(shared, pixels, group, size, transmittance, g);
+      walk_group<kCount>(shared, pixels, group, size, transmittance, g);
       __syncthreads();
       store_group(in, shared.partial, begin + group, size - group < kWarp ? size - group : kWarp);
       __syncthreads();  // before the next group's sums overwrite these
@@ -178,12 +202,15 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
 
 }  // namespace gns
 
-extern "C" __global__ void __launch_bounds__(128, 8)
-    blend_backward(int width, int height, const int2* tile_ranges, const int* list, const int* slots,
-                   const float4* splats, const float* image, const float* alpha, const float* image_gradient,
-                   const float* alpha_gradient, float4* packets) {
-  __shared__ gns::BackwardShared shared;
-  gns::blend_tile_backward({width, height, tile_ranges, list, slots, splats, image, alpha, image_gradient,
-                            alpha_gradient, packets},
-                           shared);
-}
+#define GNS_BLEND_BACKWARD(NAME, SUMS)                                                                                \
+  extern "C" __global__ void __launch_bounds__(128, 8)                                                                \
+      NAME(int width, int height, const int2* tile_ranges, const int* list, const int* slots, const float4* splats,    \
+           const float* image, const float* alpha, const float* image_gradient, const float* alpha_gradient,           \
+           float4* packets) {                                                                                          \
+    __shared__ gns::BackwardShared shared;                                                                            \
+    gns::blend_tile_backward<gns::SUMS>({width, height, tile_ranges, list, slots, splats, image, alpha,               \
+                                         image_gradient, alpha_gradient, packets},                                     \
+                                        shared);                                                                      \
+  }
+GNS_BLEND_BACKWARD(blend_backward, kSums)
+GNS_BLEND_BACKWARD(blend_backward_screen, kScreenSums)

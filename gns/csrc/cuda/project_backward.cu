@@ -77,10 +77,14 @@ GNS_DEVICE Vec3<float> colour_backward(const PinholeCamera<float>& camera, const
   const Vec3<float> d = view_direction(camera, mean, inverse);
   sh_basis(d, in.sh_degree, basis, 0.0f);
   band_backward<0, 3>(in, out, colour, basis, weight, i);
-  if (in.sh_degree > 1) band_backward<3, 5>(in, out, colour, basis, weight, i);
-  if (in.sh_degree > 2) {  // in two parts, for want of registers
-    band_backward<8, 4>(in, out, colour, basis, weight, i);
-    band_backward<12, 3>(in, out, colour, basis, weight, i);
+  if (in.sh_degree > 1) {  // in parts, for want of registers
+    band_backward<3, 3>(in, out, colour, basis, weight, i);
+    band_backward<6, 2>(in, out, colour, basis, weight, i);
+  }
+  if (in.sh_degree > 2) {
+    band_backward<8, 3>(in, out, colour, basis, weight, i);
+    band_backward<11, 2>(in, out, colour, basis, weight, i);
+    band_backward<13, 2>(in, out, colour, basis, weight, i);
   }
   const Vec3<float> g = sh_basis_backward(d, in.sh_degree, weight, 0.0f);
   const float along = fma(g.x, d.x, fma(g.y, d.y, g.z * d.z));  // normalising takes out what lies along d
@@ -111,7 +115,7 @@ GNS_DEVICE void project_one_backward(const PinholeCamera<float>& camera, const P
 
 }  // namespace gns
 
-extern "C" __global__ void __launch_bounds__(128, 5)
+extern "C" __global__ void __launch_bounds__(128, 6)
     project_backward(GNS_CAMERA_ARGUMENTS, int count, int sh_degree, const float* __restrict__ means,
                      const float* __restrict__ log_scales, const float* __restrict__ quats,
                      const float* __restrict__ logits, const float* __restrict__ sh_dc,

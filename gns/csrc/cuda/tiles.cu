@@ -1,8 +1,14 @@
 // The list of every tile, near to far: emit writes one instance (tile, Gaussian) a slot, Gaussian by Gaussian in depth
 // order; the host sorts the slots by tile, stably; ranges cuts the result into the tiles' lists.
+//
+// The host makes room for `capacity` slots before it knows how many there will be. Those left over belong to no tile,
+// and sort to the end. Where the instances do not fit, none is listed: the host learns of it and comes again.
 #include "tiles.cuh"
 
 namespace gns {
+
+// Id of slots that no instance uses: the largest there is, which no image has as many tiles as to reach.
+template <class Id> constexpr Id kNoTile = Id((1ull << (8 * sizeof(Id) - 1)) - 1);
 
 constexpr int kListedAlone = 8;  // tiles that a thread lists by itself; larger Gaussians are shared by its warp
 
@@ -60,13 +66,20 @@ template <class Id> GNS_DEVICE void list_together(const Lists<Id>& out, const Fo
 }
 
 template <class Id>
-GNS_DEVICE void emit(int count, int width, const long long* order, const long long* ends, const int* tile_counts,
-                     const float4* splats, const float4* footprints, int* slot_begin, Id* tile_ids, int* owners) {
+GNS_DEVICE void emit(int count, int width, int capacity, const long long* order, const long long* ends,
+                     const int* tile_counts, const float4* splats, const float4* footprints, int* slot_begin,
+                     Id* tile_ids, int* owners) {
   const int rank = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % kWarp;
   const Lists<Id> out = {tile_ids, owners, ceil_div(width, kTile)};
+  const long long instances = ends[count - 1];
+  const bool fits = instances <= capacity;
+  const size_t threads = size_t(gridDim.x) * blockDim.x;
+  for (size_t slot = (fits ? size_t(instances) : 0) + rank; slot < size_t(capacity); slot += threads)
+    tile_ids[slot] = kNoTile<Id>;
+
   Listing work = {0, 0};
   int tiles = 0;
-  if (rank < count) {
+  if (fits && rank < count) {
     work.gaussian = int(order[rank]);
     tiles = tile_counts[work.gaussian];
     work.begin = int(ends[rank] - tiles);
@@ -81,16 +94,17 @@ GNS_DEVICE void emit(int count, int width, const long long* order, const long lo
 }
 
 template <class Id>
-GNS_DEVICE void ranges(int instances, const Id* sorted_ids, const long long* sort_index, const int* owners,
+GNS_DEVICE void ranges(int capacity, const Id* sorted_ids, const long long* sort_index, const int* owners,
                        int2* tile_ranges, int* list, int* slots) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= instances) return;
+  if (i >= capacity) return;
+  const Id tile = sorted_ids[i];
+  if (tile == kNoTile<Id>) return;
   const int slot = int(sort_index[i]);
   list[i] = owners[slot];
   slots[i] = slot;
-  const Id tile = sorted_ids[i];
   if (i == 0 || sorted_ids[i - 1] != tile) tile_ranges[tile].x = i;
-  if (i == instances - 1 || sorted_ids[i + 1] != tile) tile_ranges[tile].y = i + 1;
+  if (i == capacity - 1 || sorted_ids[i + 1] != tile) tile_ranges[tile].y = i + 1;
 }
 
 }  // namespace gns
@@ -98,14 +112,15 @@ GNS_DEVICE void ranges(int instances, const Id* sorted_ids, const long long* sor
 // A launch of `emit` must cover whole warps (its blocks do), since the lanes of a warp share large Gaussians.
 #define GNS_TILE_KERNELS(SUFFIX, ID)                                                                                  \
   extern "C" __global__ void __launch_bounds__(256)                                                                   \
-      emit##SUFFIX(int count, int width, const long long* order, const long long* ends, const int* tile_counts,        \
-                   const float4* splats, const float4* footprints, int* slot_begin, ID* tile_ids, int* owners) {       \
-    gns::emit(count, width, order, ends, tile_counts, splats, footprints, slot_begin, tile_ids, owners);              \
+      emit##SUFFIX(int count, int width, int capacity, const long long* order, const long long* ends,                 \
+                   const int* tile_counts, const float4* splats, const float4* footprints, int* slot_begin,            \
+                   ID* tile_ids, int* owners) {                                                                        \
+    gns::emit(count, width, capacity, order, ends, tile_counts, splats, footprints, slot_begin, tile_ids, owners);    \
   }                                                                                                                   \
   extern "C" __global__ void __launch_bounds__(256)                                                                   \
-      ranges##SUFFIX(int instances, const ID* sorted_ids, const long long* sort_index, const int* owners,              \
+      ranges##SUFFIX(int capacity, const ID* sorted_ids, const long long* sort_index, const int* owners,               \
                      int2* tile_ranges, int* list, int* slots) {                                                       \
-    gns::ranges(instances, sorted_ids, sort_index, owners, tile_ranges, list, slots);                                 \
+    gns::ranges(capacity, sorted_ids, sort_index, owners, tile_ranges, list, slots);                                  \
   }
 GNS_TILE_KERNELS(, short)
 GNS_TILE_KERNELS(_wide, int)
