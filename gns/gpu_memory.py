@@ -24,7 +24,7 @@ def training_bytes(gaussians: int, sh_degree: int, pixels: int) -> int:
 
     In bytes a Gaussian of degree 3: parameters, gradients and two moments 4 · 236, statistics 8; while rows are cut and
     joined, the old parameters 236 and one new tensor, at most 180; the rest is the renderer's. 1.8 M Gaussians at 1.6
-    megapixels come to 3.3 GB; torch and the driver add half a gigabyte of their own.
+    megapixels come to 3.5 GB; torch and the driver add half a gigabyte of their own.
     """
     rest = 3 * ((sh_degree + 1) ** 2 - 1)
     parameters, largest = 4 * (14 + rest), 4 * max(rest, 4)

@@ -24,11 +24,12 @@ from gns.gaussian_renderer import render
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene
 from gns.utils.png import from_eight_bit, to_eight_bit
+from gns.utils.readback import Readback
 
 if TYPE_CHECKING:
     from gns.training import TrainState
 
-LOSSES_AT_ONCE = 10  # read together, because reading one makes the host wait for a GPU
+LOSSES_AT_ONCE = 10  # read together; on a GPU after as many more, when they have long arrived: the host never waits
 LOG_EVERY = 100
 COMPARE_EVERY = 500  # iterations after which the processes of a team compare their models
 CHECKPOINT_SECONDS = 300.0  # the most work that a crash can cost
@@ -51,11 +52,14 @@ class Journal:
         self._state = state
         self._team = team
         self._unread: list[tuple[int, Sequence[str], Tensor]] = []  # iteration, names of the team's views, own loss
+        self._sent: list[tuple[int, Sequence[str], Tensor]] = []  # the same, their losses on their way to the host
         self._smooth_loss: float | None = None
         self._skip_reported = False
         # On a CPU losses are at hand, and iterations so long that a team should hear of Ctrl-C in each.
-        slow = team.size > 1 and state.population.gaussians.means.device.type == "cpu"
+        device = state.population.gaussians.means.device
+        slow = team.size > 1 and device.type == "cpu"
         self._at_once = 1 if slow else LOSSES_AT_ONCE
+        self._losses = Readback(device, LOSSES_AT_ONCE, torch.float32)
         self._started = self._checkpointed = time.monotonic()
         self._tests = {*config.test_iterations, config.iterations}
         self._saves = {*config.save_iterations, config.iterations}
@@ -79,7 +83,7 @@ class Journal:
         self._stop.forget()
         self._bar.close()
         # A diverged run may stop on something else first: the cause is the better news. A team may not be all here.
-        if kind is not None and issubclass(kind, UserError) and self._unread and self._team.size == 1:
+        if kind is not None and issubclass(kind, UserError) and self._team.size == 1:
             self._read_losses()
 
     def note(self, it: int, views: Sequence[str], loss: Tensor) -> None:
@@ -98,8 +102,13 @@ class Journal:
         stopping = asked and not finished
         checkpoint = (it in self._checkpoints or stopping or overdue) and not finished
         # Losses are read before anything is kept: a diverged state never replaces a good one.
-        if checkpoint or it in self._tests or it in self._saves or len(self._unread) == self._at_once:
+        if checkpoint or it in self._tests or it in self._saves:
             self._read_losses()
+        elif len(self._unread) == self._at_once:
+            self._receive_losses()
+            self._send_losses()
+            if not self._losses.queued:
+                self._receive_losses()
         if checkpoint or it in self._saves or it % COMPARE_EVERY == 0:
             self._team.require_equal(self._state.state_dict(), it)
         if it in self._tests and self._scene.test and self._team.leads:
@@ -129,11 +138,24 @@ class Journal:
         return asked, overdue
 
     def _read_losses(self) -> None:
-        """Fetch the losses since the last reading; refuse one that is not finite, show and log the others."""
-        unread, self._unread = self._unread, []
-        own = torch.stack([loss for _, _, loss in unread]).cpu()
-        losses = self._team.gather(own).T.tolist()  # by iteration and process
-        for (it, views, _), of_views in zip(unread, losses, strict=True):
+        """Read all losses noted so far, and wait for those that have not been computed yet."""
+        self._receive_losses()
+        self._send_losses()
+        self._receive_losses()
+
+    def _send_losses(self) -> None:
+        """Let the losses noted since the last time travel to the host."""
+        self._sent, self._unread = self._unread, []
+        if self._sent:
+            self._losses.start(torch.stack([loss for _, _, loss in self._sent]))
+
+    def _receive_losses(self) -> None:
+        """Refuse a loss of those sent that is not finite, show and log the others."""
+        sent, self._sent = self._sent, []
+        if not sent:
+            return
+        losses = self._team.gather(self._losses.finish()).T.tolist()  # by iteration and process
+        for (it, views, _), of_views in zip(sent, losses, strict=True):
             for view, loss in zip(views, of_views, strict=True):
                 if not math.isfinite(loss):
                     raise UserError(self._diverged(it, view))

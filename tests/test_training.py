@@ -31,6 +31,7 @@ from gns.schedule import SCHEDULES, STANDARD, StepPeriod
 from gns.selection import NaturalSelection, SelectionState
 from gns.training import Trainer, TrainState, run_training, train
 from gns.utils.png import to_eight_bit
+from gns.utils.readback import Readback
 from tests.scene_files import small_scene, write_colmap
 
 WIDTH, HEIGHT = 40, 30
@@ -327,6 +328,44 @@ def _after(monkeypatch: pytest.MonkeyPatch, iteration: int, action: Callable[[],
         return loss if replaced is None else loss * replaced
 
     monkeypatch.setattr("gns.training.photometric_loss", replacement)
+
+
+def test_on_a_gpu_losses_are_waited_for_ten_iterations_later(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    now = 0
+
+    class Queue(Readback):
+        """A device that does its work later."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.queued = True
+
+        def start(self, numbers: Tensor) -> None:
+            calls.append((f"send {len(numbers)}", now))
+            super().start(numbers)
+
+        def finish(self) -> Tensor:
+            calls.append(("wait", now))
+            return super().finish()
+
+    def note(it: int, *arguments: Any) -> None:
+        nonlocal now
+        now = it
+        noted(it, *arguments)
+
+    config = _config(tmp_path, iterations=25)
+    folder, state = RunFolder.create(config.model_path, config), TrainState.begin(config, scene)
+    monkeypatch.setattr(journal, "Readback", Queue)
+    trainer = Trainer(config, scene)
+    with journal.Journal(config, scene, folder, state) as chronicle:
+        noted = chronicle.note
+        while state.iteration < config.iterations:
+            trainer.advance(state, note)
+            chronicle.record()
+    assert calls == [("send 10", 10), ("wait", 20), ("send 10", 20), ("wait", 25), ("send 5", 25), ("wait", 25)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

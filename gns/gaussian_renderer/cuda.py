@@ -35,7 +35,7 @@ from gns.gaussian_renderer.forecast import SLACK, Forecast
 from gns.scene.camera import Camera
 from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher
 from gns.utils.readback import Readback
-from gns.utils.workspace import Workspace
+from gns.utils.workspace import SPARE, Workspace
 
 LOSS_TILE = 16  # pixels, both ways, that a block of the loss kernels covers
 MOST_INSTANCES = MOST_ELEMENTS = 2**31 - 1
@@ -204,7 +204,7 @@ class Rendering:
 
     def count_instances(self) -> int:
         """How many instances there are. Waits until the depths are sorted, but for nothing that was queued later."""
-        self.instances = self._space.total.finish() if self.count else 0
+        self.instances = int(self._space.total.finish()) if self.count else 0
         if self.instances > MOST_INSTANCES:
             raise UserError(
                 f"view {self.camera.name} needs {self.instances:,} tile instances for {self.count:,} Gaussians, more "
@@ -326,6 +326,7 @@ class Rendering:
 
 
 def rendering_bytes(gaussians: int, instances: int, pixels: int) -> int:
-    """Memory of rendering, loss and their backward passes on a GPU, in bytes; see the table above."""
+    """Memory of rendering, loss and their backward passes on a GPU, in bytes: the table above, and room to spare."""
     slots = round((1 + SLACK) * instances)
-    return gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL
+    least = gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL
+    return least + least // SPARE

@@ -1,4 +1,4 @@
-"""A number on its way from a device to the host, which meanwhile goes on."""
+"""Numbers on their way from a device to the host, which meanwhile goes on."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from torch import Tensor
 
 
 class Readback:
-    """Carries one integer at a time; page-locked memory and an event where the device has a queue of its own."""
+    """Carries up to `size` numbers at a time, by page-locked memory and an event where the device queues its work."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, size: int = 1, dtype: torch.dtype = torch.int64) -> None:
         self._device = device
-        queued = device.type == "cuda"
-        self._landed = torch.zeros(1, dtype=torch.int64, pin_memory=queued)
-        self._event = torch.cuda.Event() if queued else None  # type: ignore[no-untyped-call]
+        self.queued = device.type == "cuda"  # whether `finish` may have to wait
+        self._landed = torch.zeros(size, dtype=dtype, pin_memory=self.queued)
+        self._count = 0
+        self._event = torch.cuda.Event() if self.queued else None  # type: ignore[no-untyped-call]
 
-    def start(self, number: Tensor) -> None:
-        """Send `number`, [1] int64, off as soon as what was queued before has run."""
-        self._landed.copy_(number, non_blocking=True)
+    def start(self, numbers: Tensor) -> None:
+        """Send `numbers`, [n], off as soon as what was queued before has run."""
+        self._count = len(numbers)
+        self._landed[: self._count].copy_(numbers, non_blocking=True)
         if self._event is not None:
             self._event.record(torch.cuda.current_stream(self._device))
 
-    def finish(self) -> int:
-        """The number that was last sent. Waits for it alone, not for what was queued after it."""
+    def finish(self) -> Tensor:
+        """The numbers that were last sent, [n] on the CPU. Waits for them alone, not for what was queued after them."""
         if self._event is not None:
             self._event.synchronize()
-        return int(self._landed)
+        return self._landed[: self._count].clone()

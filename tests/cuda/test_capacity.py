@@ -147,7 +147,7 @@ def calls(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     monkeypatch.setattr(cuda, "_forecast", Forecast())
     finish = Readback.finish
 
-    def waiting(readback: Readback) -> int:
+    def waiting(readback: Readback) -> Tensor:
         shim.launches.append("wait")
         return finish(readback)
 
