@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gns.arguments import TrainConfig
 from gns.distributed import ALONE, Team
 from gns.errors import UserError
-from gns.evaluation import psnr
+from gns.evaluation import decibels
 from gns.gaussian_renderer import render
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene
@@ -234,11 +234,12 @@ class _StopRequest:
 def held_out_psnr(gaussians: Gaussians, scene: Scene) -> float:
     """Mean PSNR in dB over the held-out views (at least one), on 8-bit images as `metrics.py` measures it."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    total = 0.0
+    scores = []
     for view in scene.test:  # one picture at a time: many would not fit beside a model
         image = to_eight_bit(render(view.camera, gaussians, background).image)
-        total += psnr(from_eight_bit(image), from_eight_bit(view.image))
-    return total / len(scene.test)
+        photo = view.image.to(image.device)
+        scores.append(decibels(from_eight_bit(image), from_eight_bit(photo)))
+    return float(torch.stack(scores).mean())
 
 
 def say(text: str, quiet: bool) -> None:

@@ -61,7 +61,7 @@ def _render_split(
         with torch.no_grad():
             image = render(view.camera, gaussians, background).image
         write_png(truths / name, view.image)
-        write_png(renders / name, to_eight_bit(image))
+        write_png(renders / name, to_eight_bit(image).cpu())
 
 
 def _silent(_: str) -> None:

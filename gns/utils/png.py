@@ -14,8 +14,8 @@ from gns.utils.atomic_files import atomic_file
 
 
 def to_eight_bit(image: Tensor) -> Tensor:
-    """An image [3, H, W] as uint8 [H, W, 3] on the CPU: clamped to [0, 1] and rounded to the nearest level."""
-    return image.detach().cpu().clamp(0, 1).mul(255).add(0.5).to(torch.uint8).permute(1, 2, 0)
+    """An image [3, H, W] as uint8 [H, W, 3] on its device: clamped to [0, 1] and rounded to the nearest level."""
+    return image.detach().clamp(0, 1).mul(255).add(0.5).to(torch.uint8).permute(1, 2, 0)
 
 
 def from_eight_bit(pixels: Tensor) -> Tensor:
