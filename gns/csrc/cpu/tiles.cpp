@@ -33,6 +33,15 @@ template <class T> GNS_INLINE Ints<T> met_rows(Ints<T> first, Ints<T> last, int 
   return (upto - below) & (low <= high);
 }
 
+// Where neighbouring strips begin, relative to the first.
+template <class T> struct StripOffsets {
+  alignas(64) T x[Vec<T>::width];
+  constexpr StripOffsets() : x() {
+    for (int k = 0; k < Vec<T>::width; ++k) x[k] = T(k * Shape<T>::block_width);
+  }
+};
+template <class T> constexpr StripOffsets<T> kStripOffsets{};
+
 // Adds an instance for every tile in which the ellipse meets a block of pixels. A register holds neighbouring strips;
 // the highest and lowest point of the ellipse within each strip give its rows. Branches here would hang on the shape of
 // each Gaussian and be mispredicted: instances are written for every tile of the box, and only counted where they stay.
@@ -43,15 +52,10 @@ GNS_INLINE void stage_instances(const Frame<T>& frame, uint32_t gaussian, Stage&
   constexpr int W = V::width;
   constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
   constexpr int kNoRow = -1, kBelowAllRows = 1 << 24;
-  static const auto offsets = [] {
-    struct { T lane[W]; } o;
-    for (int k = 0; k < W; ++k) o.lane[k] = T(k * S::block_width);
-    return o;
-  }();
   const Footprint<T>& f = frame.footprints[gaussian];
   const int last_strip = f.x1 / S::block_width, last_tile_y = f.y1 / kTile;
   for (int strip = f.x0 / kTile * S::strips; strip <= last_strip; strip += W) {
-    const V left = V::load(offsets.lane) + V(T(strip * S::block_width) + T(0.5) - f.x);
+    const V left = V::load(kStripOffsets<T>.x) + V(T(strip * S::block_width) + T(0.5) - f.x);
     const V right = left + V(T(S::block_width - 1));
     const V low_x = max(left, V(-f.half_width)), high_x = min(right, V(f.half_width));
     const Mask<T> met = low_x <= high_x;
