@@ -180,7 +180,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
         if constexpr (kScore) score = fma(weight, V::load(edge + pixel), score);
         const V after = c.advance(t);
         after.store(transmittance + pixel);
-        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) alive &= ~(uint64_t(1) << block);
+        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) [[unlikely]] alive &= ~(uint64_t(1) << block);
       }
     }
     if constexpr (kScore) frame.scores[instance.slot] = sum_of_lanes(score);
@@ -310,7 +310,7 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
         yy = fma(hy, t2, yy);
         const V after = c.advance(t);
         after.store(transmittance + pixel);
-        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) alive &= ~(uint64_t(1) << block);
+        if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) [[unlikely]] alive &= ~(uint64_t(1) << block);
       }
     }
     const V sums[12] = {red, green, blue, h_sum, x_sum, y_sum, x_abs, y_abs, xx, xy, yy, zero};
