@@ -19,6 +19,7 @@ from gns.gaussian_renderer.output import RenderOutput
 from gns.optimiser import AdamGroup, AdamTensors, adam_step
 from gns.scene import Gaussians
 from gns.scene.gaussians import as_planes
+from gns.utils.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,7 @@ class Population:
         self._steps = dict.fromkeys(self._groups, 0)
         self._gradient_sum = torch.zeros_like(gaussians.logits)  # [N], of the norms of the absolute screen gradient
         self._visits = torch.zeros_like(gaussians.logits)  # [N], iterations in which the Gaussian was drawn
+        self._scratch = Workspace(gaussians.means.device)
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
@@ -128,8 +130,9 @@ class Population:
     def observe(self, seen: RenderOutput) -> None:
         """Add one view to the densification statistics, after its backward pass."""
         # `abs_grad` is zero where nothing was drawn: only the visits need the radii.
-        self._gradient_sum += torch.hypot(seen.abs_grad[:, 0], seen.abs_grad[:, 1])
-        self._visits += seen.radii > 0
+        scratch = self._scratch.take("row", (len(self),))
+        self._gradient_sum += torch.hypot(seen.abs_grad[:, 0], seen.abs_grad[:, 1], out=scratch)
+        self._visits += torch.sign(seen.radii, out=scratch)
 
     def sums(self, *, statistics: bool) -> list[Tensor]:
         """What grows by one view after the other: all gradients and, on request, the densification statistics."""

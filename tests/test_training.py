@@ -202,6 +202,20 @@ def test_every_event_has_its_iteration(scene: Scene, monkeypatch: pytest.MonkeyP
     assert seen["step"][300]["means"] == pytest.approx(2e-6 * scene.extent)
 
 
+@pytest.mark.parametrize("iteration", [22, 161, 260])  # growing, between the contest's pulses, refining
+def test_a_steady_iteration_allocates_nothing_of_size(iteration: int, scene: Scene) -> None:
+    config = _config(iterations=30_000)
+    trainer, state = Trainer(config, scene), TrainState.begin(config, scene)
+    state.iteration = 100 * iteration
+    for _ in range(3):
+        trainer.advance(state)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        trainer.advance(state)
+    taken = {event.name: event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 0}
+    assert taken  # the loss, a scalar: the profiler does see
+    assert max(taken.values()) < 100, taken  # a number for each Gaussian would be 480 bytes, an image 14,400
+
+
 def test_the_second_fast_round_starts_afresh(scene: Scene) -> None:
     """At 300 iterations the rounds are 60 to 120 and 140 to 200."""
     config = _config(schedule="fast")
