@@ -124,7 +124,7 @@ double photometric_loss(Workspace<T>& work, int width, int height, const T* imag
           const V c1(T{kC1}), c2(T{kC2}), two(T(2));
           const V a1 = fma(two, mxy, c1), a2 = fma(two, cov, c2);
           const V b1 = means + c1, b2 = variances + c2;
-          const V inverse_b1 = V(T(1)) / b1, inverse_b2 = V(T(1)) / b2, inverse = inverse_b1 * inverse_b2;
+          const V inverse = V(T(1)) / (b1 * b2), inverse_b1 = b2 * inverse, inverse_b2 = b1 * inverse;
           V s = a1 * a2 * inverse;
           V by_mean = two * fma(my * (a2 - a1), inverse, -(mx * s * (inverse_b1 - inverse_b2)));
           V by_xx = -(s * inverse_b2), by_xy = two * a1 * inverse;
