@@ -153,7 +153,6 @@ template <class T> struct Frame {
 
 // Scratch of the loss.
 template <class T> struct Workspace {
-  Buffer<T> planes;
   Buffer<double> partial;
 };
 

@@ -18,6 +18,7 @@
 #endif
 
 #define GNS_INLINE inline __attribute__((always_inline))
+#define GNS_INLINE_LAMBDA __attribute__((always_inline))  // between a lambda's parameters and its body
 
 namespace gns::GNS_ISA {
 
