@@ -283,6 +283,7 @@ def _time_iterations(
         "milliseconds": {name: round(value, 3) for name, value in medians.items()},
         "fastest_iteration": round(min(samples["iteration"]), 3),
         "nanoseconds_a_pair": 1e9 * seconds / mean_pairs,
+        "pairs_a_second": mean_pairs / seconds,
         "gigaflops_blending": (FORWARD_FLOPS + BACKWARD_FLOPS) * mean_pairs / seconds / 1e9,
         "bytes_a_gaussian": (_population_bytes(population) + rendering.bytes) / len(population),
         "peak_resident_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
@@ -371,7 +372,8 @@ def _print(report: dict[str, Any]) -> None:
         share = result["gigaflops_blending"] / (2 * report["peak"][result["instruction_set"]])
         print(
             f"{result['gaussians']:,} Gaussians, {result['instruction_set']}, {result['threads']} "
-            f"threads: {result['milliseconds']['iteration']:.1f} ms an iteration, {result['pairs'] / 1e6:.1f} M pairs, "
+            f"threads: {result['milliseconds']['iteration']:.1f} ms an iteration, {result['pairs'] / 1e6:.1f} M pairs "
+            f"({result['pairs_a_second'] / 1e9:.2f} G a second), "
             f"{100 * result['lane_use']:.0f} % of lanes, blending at {100 * share:.0f} % of the all-thread peak"
         )
 
