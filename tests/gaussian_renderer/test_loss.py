@@ -14,7 +14,8 @@ from tests.gaussian_renderer.comparison import Backend, assert_close
 from tests.gaussian_renderer.reference_loss import reference_photometric_loss, ssim_map
 
 Array = npt.NDArray[np.float64]
-SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33)]  # height, width: below, at and above the window
+# Height, width: below, at and above the window; at and above the rows that the CPU takes at a time.
+SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33), (64, 9), (150, 20)]
 
 
 def images(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
