@@ -158,6 +158,7 @@ class Journal:
         for (it, views, _), of_views in zip(sent, losses, strict=True):
             for view, loss in zip(views, of_views, strict=True):
                 if not math.isfinite(loss):
+                    self._unread = []  # the first to diverge is the news, not those that came after
                     raise UserError(self._diverged(it, view))
         mean = sum(map(sum, losses)) / (len(losses) * self._team.size)
         old = mean if self._smooth_loss is None else self._smooth_loss

@@ -134,28 +134,7 @@ class Trainer:
         if phase and it == phase.begin:
             state.selection = SelectionState()
 
-        drawn = [state.sampler.next() for _ in range(self.team.size)]
-        view = self.views[drawn[self.team.rank]]
-        sh_degree = min(when.sh_degree(it), alive.gaussians.sh_degree)
-        seen = render(
-            view.camera,
-            alive.gaussians,
-            self.background,
-            sh_degree=sh_degree,
-            screen_gradients=growth is not None,
-            accumulate=True,
-            workspace=self._workspace,
-        )
-        loss = photometric_loss(seen.image, view.image, view.mask, self._workspace)
-        if note:
-            note(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
-        pressure = self._pressure(state, phase, it)
-        with self.team.summing(alive.sums(statistics=growth is not None)):
-            # The sum over the views carries the pressure once, as it would on one process.
-            (loss + pressure if self.team.leads else loss).backward()  # type: ignore[no-untyped-call]
-            if growth:
-                alive.observe(seen)
-
+        self._learn(state, it, note)
         if growth and it in growth.densify:
             self.densifier.densify(
                 alive,
@@ -177,6 +156,33 @@ class Trainer:
             factor = self.selector.opacity_factor(state.selection, phase, it)
             alive.step(groups, when.learning_rates(it, self.scene.extent, factor), self._merged_steps(it))
         state.iteration = it
+
+    def _learn(self, state: TrainState, it: int, note: Note | None) -> None:
+        """Look at one view: add its gradients, and while the model grows its statistics.
+
+        When this returns nothing holds on to the rendering any more: its memory may be released.
+        """
+        alive, phase, growing = state.population, self.when.phase(it), self.when.growth(it) is not None
+        drawn = [state.sampler.next() for _ in range(self.team.size)]
+        view = self.views[drawn[self.team.rank]]
+        seen = render(
+            view.camera,
+            alive.gaussians,
+            self.background,
+            sh_degree=min(self.when.sh_degree(it), alive.gaussians.sh_degree),
+            screen_gradients=growing,
+            accumulate=True,
+            workspace=self._workspace,
+        )
+        loss = photometric_loss(seen.image, view.image, view.mask, self._workspace)
+        if note:
+            note(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
+        pressure = self._pressure(state, phase, it)
+        with self.team.summing(alive.sums(statistics=growing)):
+            # The sum over the views carries the pressure once, as it would on one process.
+            (loss + pressure if self.team.leads else loss).backward()  # type: ignore[no-untyped-call]
+            if growing:
+                alive.observe(seen)
 
     def _merged_steps(self, it: int) -> dict[str, int]:
         """How many steps of the run on one process a step at `it` stands for, by parameter group."""

@@ -23,6 +23,7 @@ from gns.cli import train as train_command
 from gns.densification import Densification
 from gns.errors import UserError
 from gns.gaussian_renderer import render
+from gns.gaussian_renderer.cpu import new_rendering
 from gns.losses import photometric_loss
 from gns.population import Population
 from gns.run_folder import RunFolder
@@ -216,6 +217,15 @@ def test_a_steady_iteration_allocates_nothing_of_size(iteration: int, scene: Sce
     assert max(taken.values()) < 100, taken  # a number for each Gaussian would be 480 bytes, an image 14,400
 
 
+def test_the_renderer_lets_go_of_its_buffers_after_the_contest(scene: Scene) -> None:
+    config = _config()
+    trainer, state = Trainer(config, scene), TrainState.begin(config, scene)
+    while state.selection.settled is None:
+        assert not state.iteration or new_rendering(torch.float32).bytes > 0
+        trainer.advance(state)
+    assert new_rendering(torch.float32).bytes == 0
+
+
 def test_the_second_fast_round_starts_afresh(scene: Scene) -> None:
     """At 300 iterations the rounds are 60 to 120 and 140 to 200."""
     config = _config(schedule="fast")
@@ -344,19 +354,36 @@ def _after(monkeypatch: pytest.MonkeyPatch, iteration: int, action: Callable[[],
     monkeypatch.setattr("gns.training.photometric_loss", replacement)
 
 
+class LaterReadback(Readback):
+    """From a device that does its work later, as a GPU does."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.queued = True
+
+
+def test_on_a_gpu_the_first_loss_that_diverged_is_named(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "Readback", LaterReadback)
+    config = _config()
+    state = TrainState.begin(config, scene)
+    with (
+        pytest.raises(UserError, match=r"loss of view a\.png at iteration 3 is not finite"),
+        journal.Journal(config, scene, None, state) as chronicle,
+    ):
+        for it in range(1, 30):
+            state.iteration = it
+            chronicle.note(it, ["a.png"], torch.tensor(math.nan if it >= 3 else 0.1))
+            chronicle.record()
+    assert state.iteration == 20  # the losses of the first ten are looked at ten iterations later
+
+
 def test_on_a_gpu_losses_are_waited_for_ten_iterations_later(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, int]] = []
     now = 0
 
-    class Queue(Readback):
-        """A device that does its work later."""
-
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.queued = True
-
+    class Queue(LaterReadback):
         def start(self, numbers: Tensor) -> None:
             calls.append((f"send {len(numbers)}", now))
             super().start(numbers)
