@@ -721,7 +721,7 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
         "blend_backward with screen gradients": lambda: rendering.blend_backward(
             image, alpha, by_image, None, screen_gradients=True
         ),
-        "project_backward": lambda: rendering.project_backward(parameters, gradients, absolute),
+        "project_backward": lambda: rendering.project_backward(gradients, absolute),
         "adam": lambda: population.step(GROUPS, dict.fromkeys(GROUPS, 0.0)),
     }
     medians = {name: _median(_milliseconds(bench.device, body, bench.rounds)) for name, body in stages.items()}

@@ -79,19 +79,11 @@ def adam_step(groups: Sequence[AdamGroup]) -> None:
         ValueError: a tensor is not float32 or not stored as planes (`gns.scene.gaussians.as_planes`).
     """
     due = [_as_one_step(group) for group in groups if group.tensors.parameter.numel()]
+    if not due:
+        return
+    step = _step_on_gpu if cuda.runs_on(due[0].tensors.parameter.device) else _step_on_cpu
     for merged in sorted({group.merged for group in due}):  # on one process all are alike
-        alike = [group for group in due if group.merged == merged]
-        if cuda.runs_on(due[0].tensors.parameter.device):
-            _step_on_gpu(alike, BETA1**merged, BETA2**merged)
-            continue
-        _native.adam(
-            [group.tensors.arrays for group in alike],
-            [group.rate for group in alike],
-            [group.step for group in alike],
-            BETA1**merged,
-            BETA2**merged,
-            EPSILON,
-        )
+        step([group for group in due if group.merged == merged], BETA1**merged, BETA2**merged)
 
 
 def _as_one_step(group: AdamGroup) -> AdamGroup:
@@ -101,6 +93,17 @@ def _as_one_step(group: AdamGroup) -> AdamGroup:
     # Gradient / √k keeps the second moment what it is at k = 1: k may change from one step to the next.
     group.tensors.gradient.mul_(1 / math.sqrt(group.merged))
     return replace(group, rate=group.rate * math.sqrt(group.merged), step=max(1, group.step // group.merged))
+
+
+def _step_on_cpu(groups: Sequence[AdamGroup], beta1: float, beta2: float) -> None:
+    _native.adam(
+        [group.tensors.arrays for group in groups],
+        [group.rate for group in groups],
+        [group.step for group in groups],
+        beta1,
+        beta2,
+        EPSILON,
+    )
 
 
 def _step_on_gpu(groups: Sequence[AdamGroup], beta1: float, beta2: float) -> None:

@@ -242,9 +242,8 @@ template <class T> void bind(nb::module_& m, const char* name) {
         require(!gradient || (gradient->shape(0) == 3 && gradient->shape(1) == height && gradient->shape(2) == width),
                 "gradient must have the shape of the image");
         nb::gil_scoped_release release;
-        static thread_local Workspace<T> workspace;
-        return kernels<T>().photometric_loss(workspace, static_cast<int>(width), static_cast<int>(height),
-                                             image.data(), target.data(), pointer(mask), pointer(gradient));
+        return kernels<T>().photometric_loss(static_cast<int>(width), static_cast<int>(height), image.data(),
+                                             target.data(), pointer(mask), pointer(gradient));
       },
       "image"_a, "target"_a, "mask"_a.none(), "gradient"_a.none());
 }

@@ -34,7 +34,6 @@ class Rendering(Protocol):
 
     def backward(
         self,
-        parameters: Planes,
         image: Tensor,
         alpha: Tensor,
         image_gradient: Tensor,
@@ -44,7 +43,7 @@ class Rendering(Protocol):
     ) -> None:
         """Add to `gradients`, and write abs_grad [2, N] where given.
 
-        Parameters, image and alpha are those of the forward pass.
+        Image and alpha are those of the forward pass, and so must the parameters be that the rendering was given.
         """
         ...
 
@@ -77,28 +76,28 @@ class _Render(torch.autograd.Function):
         take = request["take"]
         image = take("image", (3, camera.height, camera.width), means.dtype)
         alpha = take("alpha", (camera.height, camera.width), means.dtype)
-        planes = tuple(map(planes_of, parameters))
-        rendering = request["begin"](camera, planes, request["sh_degree"])
+        rendering = request["begin"](camera, tuple(map(planes_of, parameters)), request["sh_degree"])
         rendering.forward(
             image, alpha, request["radii"], request["background"], request["edges"], request["importance"]
         )
-        ctx.rendering, ctx.planes, ctx.request = rendering, planes, request
+        ctx.rendering, ctx.request = rendering, request
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*parameters, image, alpha)  # autograd notices a change before the backward pass
         return image, alpha
 
     @staticmethod
     def backward(ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        *_, image, alpha = ctx.saved_tensors
+        *parameters, image, alpha = ctx.saved_tensors
         request = ctx.request
         if image_gradient is None and alpha_gradient is None:
             return (None,) * 7
         if image_gradient is None:
             image_gradient = torch.zeros_like(image)
         # Fresh ones are cleared, those to accumulate in hold earlier views.
-        gradients = request["gradients"] or tuple(map(torch.zeros_like, ctx.planes))
+        gradients = request["gradients"] or tuple(
+            values.new_zeros(*values.shape[1:], len(values)) for values in parameters
+        )
         ctx.rendering.backward(
-            ctx.planes,
             image.detach(),
             alpha.detach(),
             image_gradient.contiguous(),

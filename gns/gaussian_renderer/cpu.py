@@ -85,7 +85,6 @@ class Rendering:
 
     def backward(
         self,
-        parameters: Planes,
         image: Tensor,
         alpha: Tensor,
         image_gradient: Tensor,
@@ -95,7 +94,7 @@ class Rendering:
     ) -> None:
         """Run the backward stages."""
         self._native.backward(
-            *as_arrays(*parameters),
+            *as_arrays(*self._parameters),
             self._sh_degree,
             *as_arrays(image, image_gradient, alpha_gradient, *gradients, abs_grad),
         )

@@ -144,7 +144,6 @@ class Rendering:
         _forecast.learn(view, self.count, self.instances)
         if importance is not None:
             self.sum_scores(importance)
-        self._parameters = ()  # autograd keeps them, and notices a change before the backward pass
 
     def _list_and_blend(
         self, capacity: int, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None
@@ -155,7 +154,6 @@ class Rendering:
 
     def backward(
         self,
-        parameters: Planes,
         image: Tensor,
         alpha: Tensor,
         image_gradient: Tensor,
@@ -165,7 +163,7 @@ class Rendering:
     ) -> None:
         """Run the backward stages."""
         self.blend_backward(image, alpha, image_gradient, alpha_gradient, screen_gradients=abs_grad is not None)
-        self.project_backward(parameters, gradients, abs_grad)
+        self.project_backward(gradients, abs_grad)
 
     # The stages, in order
 
@@ -293,14 +291,14 @@ class Rendering:
             self.packets,
         )
 
-    def project_backward(self, parameters: Planes, gradients: Planes, abs_grad: Tensor | None) -> None:
+    def project_backward(self, gradients: Planes, abs_grad: Tensor | None) -> None:
         """Add each Gaussian's gradients to `gradients`."""
         self._launch_per_gaussian(
             "project_backward",
             *self._camera_arguments,
             self.count,
             self.sh_degree,
-            *parameters,
+            *self._parameters,
             self.tile_counts,
             self.slot_begin,
             self.splats,

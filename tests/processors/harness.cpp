@@ -63,9 +63,8 @@ int main(int, char** argv) {
   sort_by_depth(frame);
   kernels.list_instances(frame);
   kernels.blend(frame, background, image.data(), alpha.data(), edges.data(), importance.data());
-  Workspace<float> workspace;
   const double loss =
-      kernels.photometric_loss(workspace, width, height, image.data(), photo.data(), nullptr, gradient.data());
+      kernels.photometric_loss(width, height, image.data(), photo.data(), nullptr, gradient.data());
   std::vector<float> abs_mean2d(2 * n);
   kernels.blend_backward(frame, image.data(), gradient.data(), nullptr, true);
   kernels.project_backward(frame, raw, {gradients[0].data(), gradients[1].data(), gradients[2].data(),

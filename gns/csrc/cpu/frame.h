@@ -151,11 +151,6 @@ template <class T> struct Frame {
   }
 };
 
-// Scratch of the loss.
-template <class T> struct Workspace {
-  Buffer<double> partial;
-};
-
 // One tensor of an optimiser step, see adam().
 struct AdamTensor {
   float *parameter, *gradient, *first, *second;
@@ -175,8 +170,8 @@ template <class T> struct Kernels {
   void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
   size_t (*count_pairs)(const Frame<T>&);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
-  double (*photometric_loss)(Workspace<T>&, int width, int height, const T* image, const uint8_t* target,
-                             const uint8_t* mask, T* gradient);
+  double (*photometric_loss)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask,
+                             T* gradient);
 };
 struct InstructionSet {
   const char* name;

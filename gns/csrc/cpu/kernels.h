@@ -14,8 +14,7 @@ void blend_backward(Frame<T>&, const T* image, const T* image_gradient, const T*
 template <class T> size_t count_pairs(const Frame<T>&);
 template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
 template <class T>
-double photometric_loss(Workspace<T>&, int width, int height, const T* image, const uint8_t* target,
-                        const uint8_t* mask, T* gradient);
+double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient);
 void adam(const AdamTensor*, int tensors);
 double multiply_adds(int64_t rounds);
 

@@ -219,8 +219,7 @@ template <class T> void Band<T>::differentiate(int row, T l1_weight, T ssim_weig
 // A task takes a band of rows of one channel through all passes, so that nothing leaves the cache in between. What a
 // band needs of its neighbours it computes once more.
 template <class T>
-double photometric_loss(Workspace<T>& work, int width, int height, const T* image, const uint8_t* target,
-                        const uint8_t* mask, T* gradient) {
+double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient) {
   constexpr int W = Vec<T>::width;
   const int columns = (width + W - 1) / W * W;
   // Steps of an odd number of cache lines, or a column would lie in few of the cache's sets.
@@ -228,7 +227,8 @@ double photometric_loss(Workspace<T>& work, int width, int height, const T* imag
   const ptrdiff_t stride = ((columns + 2 * kMargin + kLine - 1) / kLine | 1) * kLine;
   const ptrdiff_t images = stride * (kBand + 4 * kRadius), maps = stride * (kBand + 2 * kRadius);
   const int bands = (height + kBand - 1) / kBand, tasks = 3 * bands;
-  double* partial = work.partial.ensure(2 * size_t(tasks));
+  static thread_local Buffer<double> sums;
+  double* const partial = sums.ensure(2 * size_t(tasks));
   const double elements = 3.0 * width * height;
   const T l1_weight = T(0.8 / elements), ssim_weight = T(-0.2 / elements);
 
@@ -269,7 +269,7 @@ double photometric_loss(Workspace<T>& work, int width, int height, const T* imag
 }
 
 #define GNS_INSTANTIATE(T)                                                                                        \
-  template double photometric_loss<T>(Workspace<T>&, int, int, const T*, const uint8_t*, const uint8_t*, T*);
+  template double photometric_loss<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)
 

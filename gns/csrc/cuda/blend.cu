@@ -38,12 +38,7 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
     // Also keeps the last batch until all have read it.
     if (__syncthreads_and(both_stopped(transmittance))) break;
     const int size = range.y - begin < kBatch ? range.y - begin : kBatch;
-    if (thread < size) {
-      const float4* splat = in.splats + size_t(in.list[begin + thread]) * kSplat;
-      batch.place[thread] = splat[0];
-      batch.shape[thread] = splat[1];
-      if (kColour) batch.colour[thread] = splat[2];
-    }
+    fill_batch<kColour>(batch, in.splats, in.list + begin, size);
     if (kScore)
       for (int warp = 0; warp < kWarps; ++warp) scores->part[warp][thread] = 0.0f;
     __syncthreads();

@@ -22,6 +22,16 @@ struct Batch {
   float4 colour[kBatch];  // red, green, blue, depth
 };
 
+// A splat a thread: the first `size` of a tile's `list`.
+template <bool kColour> GNS_DEVICE void fill_batch(Batch& batch, const float4* splats, const int* list, int size) {
+  const int thread = int(threadIdx.x);
+  if (thread >= size) return;
+  const float4* splat = splats + size_t(list[thread]) * kSplat;
+  batch.place[thread] = splat[0];
+  batch.shape[thread] = splat[1];
+  if (kColour) batch.colour[thread] = splat[2];
+}
+
 // Where this thread's two pixels are.
 struct PixelPair {
   int warp, lane;

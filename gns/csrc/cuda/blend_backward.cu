@@ -180,12 +180,7 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
     // Also keeps the last batch until all have read it.
     if (__syncthreads_and(both_stopped(transmittance))) break;
     const int size = range.y - begin < kBatch ? range.y - begin : kBatch;
-    if (thread < size) {
-      const float4* splat = in.splats + size_t(in.list[begin + thread]) * kSplat;
-      shared.batch.place[thread] = splat[0];
-      shared.batch.shape[thread] = splat[1];
-      shared.batch.colour[thread] = splat[2];
-    }
+    fill_batch<true>(shared.batch, in.splats, in.list + begin, size);
     __syncthreads();
     for (int group = 0; group < size; group += kWarp) {
       walk_group<kCount>(shared, pixels, group, size, transmittance, g);
