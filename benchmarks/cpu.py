@@ -39,12 +39,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gns import gaussian_renderer as renderer
-from gns.gaussian_renderer import cpu
-from gns.gaussian_renderer.cpu import new_rendering
-from gns.losses import photometric_loss
-from gns.population import Population
+from gns.gaussian_renderer.backends import cpu
+from gns.gaussian_renderer.backends.cpu import new_rendering
+from gns.losses.photometric import photometric_loss
+from gns.model.population import Population
+from gns.rules.calendar import GROUPS
 from gns.scene import Camera, Gaussians, View
-from gns.schedule import GROUPS
 from gns.utils import native
 from gns.utils.workspace import Workspace
 
@@ -124,7 +124,7 @@ def _peak(kernels: Any) -> float:
 def _real_scene(path: Path, count: int) -> tuple[Population, list[View]]:
     from gns.arguments import parse_train
     from gns.scene.readers import SceneOptions, read_scene
-    from gns.training import train
+    from gns.training.loop import train
 
     scene = read_scene(path, SceneOptions(), lambda _: None)
     arguments = ["-s", str(path), "--final-budget", str(count), "--iterations", "1500", "--quiet"]
@@ -339,7 +339,7 @@ def _gaussians(count: int, width: int, height: int, sigma: float) -> Gaussians:
         means=torch.cat([across * depth[:, None], depth[:, None]], dim=1),
         log_scales=torch.log(sigma * depth / focal)[:, None] + 0.4 * torch.randn(count, 3, generator=generator),
         quats=torch.randn(count, 4, generator=generator),
-        logits=torch.full((count,), -3.5),  # α 0.03: no pixel is full before the last Gaussian
+        opacity_logits=torch.full((count,), -3.5),  # α 0.03: no pixel is full before the last Gaussian
         sh_dc=torch.randn(count, 1, 3, generator=generator),
         sh_rest=0.1 * torch.randn(count, 15, 3, generator=generator),
     )

@@ -49,24 +49,25 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gns.arguments import TrainConfig, parse_train
-from gns.gaussian_renderer import cuda, reference, render
-from gns.gaussian_renderer import cuda_kernels as kernels
+from gns.gaussian_renderer import reference, render
 from gns.gaussian_renderer.autograd import planes_of
-from gns.gaussian_renderer.forecast import Forecast
-from gns.gpu_memory import training_bytes
-from gns.journal import held_out_psnr
-from gns.losses import photometric_loss
-from gns.optimiser import AdamGroup, AdamTensors, adam_step
-from gns.population import Population
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import kernel_table as kernels
+from gns.gaussian_renderer.backends.cuda import Argument, Launcher, NvrtcLauncher, Size
+from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.gaussian_renderer.devices import pick_device
+from gns.losses.photometric import photometric_loss
+from gns.model.adam import AdamGroup, AdamTensors, adam_step
+from gns.model.population import Population
+from gns.rules.calendar import GROUPS
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.scene.readers import SceneOptions, read_scene
-from gns.schedule import GROUPS
-from gns.training import Trainer, TrainState, train
-from gns.utils.devices import pick_device
-from gns.utils.nvrtc import Argument, Launcher, NvrtcLauncher, Size
+from gns.testing.examples import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
+from gns.training.loop import Trainer, TrainState, train
+from gns.training.memory import training_bytes
+from gns.training.recorder import held_out_psnr
 from gns.utils.png import to_eight_bit
 from gns.utils.workspace import Workspace
-from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -391,7 +392,7 @@ def crowd(count: int, width: int, height: int, device: torch.device) -> tuple[Ca
         means=torch.cat([across * depth[:, None], depth[:, None]], dim=1),
         log_scales=torch.log(sigma),
         quats=torch.randn(count, 4, generator=generator),
-        logits=-0.7 + 1.5 * torch.randn(count, generator=generator),
+        opacity_logits=-0.7 + 1.5 * torch.randn(count, generator=generator),
         sh_dc=torch.randn(count, 1, 3, generator=generator),
         sh_rest=0.1 * torch.randn(count, 15, 3, generator=generator),
     )
@@ -515,7 +516,7 @@ def _edge_scenes(bench: Bench) -> Iterator[tuple[str, Example]]:
             yield f"{value} in {group}", changed(group, 7, value)
     for value in (80.0, -80.0):
         yield f"log_scales {value}", changed("log_scales", 7, value)
-        yield f"logits {value}", changed("logits", 7, value)
+        yield f"opacity_logits {value}", changed("opacity_logits", 7, value)
     yield "zero quaternion", changed("quats", 7, 0.0)
     at_camera = converted(healthy, torch.float64)
     at_camera.means[3] = torch.from_numpy(camera.center)
@@ -539,7 +540,7 @@ def synthetic_scene(views: int, width: int, height: int, count: int) -> Scene:
         means=2 * torch.rand(count, 3, generator=generator) - 1,
         log_scales=math.log(0.03) + 0.4 * torch.randn(count, 3, generator=generator),
         quats=torch.randn(count, 4, generator=generator),
-        logits=torch.full((count,), 2.0),
+        opacity_logits=torch.full((count,), 2.0),
         sh_dc=torch.randn(count, 1, 3, generator=generator),
         sh_rest=torch.zeros(count, 0, 3),
     )
@@ -788,7 +789,7 @@ class _Gsplat:
             means=leaves["means"],
             quats=leaves["quats"],
             scales=leaves["log_scales"].exp(),
-            opacities=leaves["logits"].sigmoid(),
+            opacities=leaves["opacity_logits"].sigmoid(),
             colors=torch.cat([leaves["sh_dc"], leaves["sh_rest"]], dim=1),
             viewmats=self._pose,
             Ks=self._intrinsics,

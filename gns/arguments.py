@@ -16,7 +16,7 @@ from typing import Any
 
 from gns import __version__
 from gns.errors import UserError
-from gns.schedule import SCHEDULES
+from gns.rules.calendar import SCHEDULES
 from gns.utils.option_table import build, check, flag, from_json, given_options, option, option_of, to_json
 from gns.utils.quantities import format_count, parse_count, parse_size
 from gns.utils.torchrun import place

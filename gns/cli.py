@@ -23,7 +23,7 @@ def train(argv: Sequence[str]) -> int:
     from gns.arguments import parse_train
 
     config = parse_train(argv, prog=_program("train"))
-    from gns.training import run_training
+    from gns.training.loop import run_training
 
     return run_training(config)
 
@@ -33,7 +33,7 @@ def render(argv: Sequence[str]) -> int:
     from gns.arguments import parse_render
 
     config = parse_render(argv, prog=_program("render"))
-    from gns.rendering import render_run
+    from gns.commands.render import render_run
 
     render_run(config)
     return 0
@@ -44,7 +44,7 @@ def metrics(argv: Sequence[str]) -> int:
     from gns.arguments import parse_metrics
 
     config = parse_metrics(argv, prog=_program("metrics"))
-    from gns.evaluation import evaluate_models
+    from gns.metrics import evaluate_models
 
     return evaluate_models(config)
 
@@ -54,7 +54,7 @@ def test(argv: Sequence[str]) -> int:
     from gns.arguments import parse_suite
 
     config = parse_suite(argv, prog=_program("test"))
-    from gns.suite import run_suite
+    from gns.commands.test import run_suite
 
     return run_suite(config)
 

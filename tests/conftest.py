@@ -1,5 +1,22 @@
 """For every test: torch on one thread, as in training, so that its workers do not spin against the renderer's."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
 import torch
 
+from gns.gaussian_renderer import instruction_sets, use_instruction_set
+from gns.testing.comparison import BACKENDS, Backend
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(params=BACKENDS, ids=str)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Each way to run the production code in turn."""
+    chosen: Backend = request.param
+    use_instruction_set(chosen.instruction_set)
+    yield chosen
+    use_instruction_set(instruction_sets()[0])

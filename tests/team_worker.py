@@ -1,4 +1,4 @@
-"""One of the processes that tests/test_distributed.py starts: plays scenarios with the others and leaves the results.
+"""One of the processes that tests/test_team.py starts: plays scenarios with the others and leaves the results.
 
 Called as `python -m tests.team_worker FOLDER SCENARIO…`, with the environment that torchrun sets. What a scenario
 returns, or the sentence that it ends with, goes to FOLDER/SCENARIO.RANK.pt.
@@ -21,15 +21,17 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from gns import distributed, journal, training
-from gns.distributed import Team, joined_team
+from gns import team as distributed
 from gns.errors import UserError
-from gns.losses import photometric_loss
+from gns.losses.photometric import photometric_loss
+from gns.rules.calendar import SCHEDULES, STANDARD, Schedule, StepPeriod
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
-from gns.schedule import SCHEDULES, STANDARD, Schedule, StepPeriod
-from gns.training import Trainer, TrainState, train
-from tests.test_training import ITERATIONS, _config, _scene
+from gns.team import Team, joined_team
+from gns.training import loop as training
+from gns.training import recorder as journal
+from gns.training.loop import Trainer, TrainState, train
+from tests.training.test_training import ITERATIONS, _config, _scene
 
 SUMMED = (1, 7, 8, 20)  # lengths of tensors, summed in pieces of 8
 
@@ -95,7 +97,7 @@ def _strayed(team: Team, folder: Path) -> None:
 
     def stray(state: TrainState) -> None:
         with torch.no_grad():
-            state.population.gaussians.logits.view(torch.int32)[5] ^= 1
+            state.population.gaussians.opacity_logits.view(torch.int32)[5] ^= 1
 
     checkpoint = torch.load(folder / "one_process.pt", weights_only=True)
     with patch.object(journal, "COMPARE_EVERY", 20), _on_rank(team, 1, 278, stray):

@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 import torch
 
-import gns.rendering
-import gns.suite
+import gns.commands.render
+import gns.commands.test
 from gns import cli
 from gns.arguments import SuiteConfig, TrainConfig, parse_train
+from gns.commands.test import SceneResult, SuiteScene, comparison_table, find_scene, read_budgets, run_suite
 from gns.errors import UserError
 from gns.gaussian_renderer import render
+from gns.model.initialisation import initial_gaussians
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians
-from gns.scene.initialisation import initial_gaussians
-from gns.suite import SceneResult, SuiteScene, comparison_table, find_scene, read_budgets, run_suite
+from gns.testing.scene_files import small_scene, write_colmap
 from gns.utils.ply_file import count_rows
 from gns.utils.png import read_png, to_eight_bit
 from tests.scene.test_ply import random_gaussians
-from tests.scene_files import small_scene, write_colmap
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,7 +45,7 @@ def model(tmp_path: Path, scene_folder: Path) -> RunFolder:
     run = RunFolder.create(config.model_path, config)
     gaussians = initial_gaussians(small_scene(count=9).points, 1)
     run.save_model(gaussians, 10)
-    gaussians.logits += 2
+    gaussians.opacity_logits += 2
     run.save_model(gaussians, 20)
     return run
 
@@ -66,7 +66,7 @@ def test_render_writes_what_the_renderer_draws(model: RunFolder) -> None:
     assert written(model, "train", 20) == [f"{index:05d}.png" for index in range(7)]
     assert written(model, "test", 20) == ["00000.png", "00001.png"]
 
-    scene = gns.rendering.read_scene_of(model.config, quiet=True)
+    scene = gns.commands.render.read_scene_of(model.config, quiet=True)
     gaussians, black = model.load_model(20), torch.zeros(3)
     for split, views in (("train", scene.train), ("test", scene.test)):
         for index, view in enumerate(views):
@@ -92,7 +92,7 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
         drawn.append(camera.name)
         return real(camera, gaussians, background)
 
-    monkeypatch.setattr(gns.rendering, "render", stopping)
+    monkeypatch.setattr(gns.commands.render, "render", stopping)
     arguments = ["-m", str(model.path), "--quiet"]
     assert cli.run(cli.render, arguments) == 130
     assert len(written(model, "train", 20)) == 3
@@ -100,7 +100,7 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     drawn[:] = ["", ""]  # one more view until the next stop
     assert cli.run(cli.render, arguments) == 130
     assert drawn[2] not in first
-    monkeypatch.setattr(gns.rendering, "render", real)
+    monkeypatch.setattr(gns.commands.render, "render", real)
     assert cli.run(cli.render, arguments) == 0
     assert len(written(model, "train", 20)) == 7
 
@@ -259,15 +259,15 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     commands = Commands()
-    monkeypatch.setattr(gns.suite, "_call", commands)
+    monkeypatch.setattr(gns.commands.test, "_call", commands)
     return commands
 
 
 def test_budget_file_of_the_paper() -> None:
     scenes = {scene.name: scene for scene in read_budgets(REPOSITORY / "budget.txt")}
     assert len(scenes) == 13
-    assert {scene.dataset for scene in scenes.values()} == set(gns.published.MEANS)
-    assert set(scenes) == set(gns.published.PSNR)
+    assert {scene.dataset for scene in scenes.values()} == set(gns.commands.published.MEANS)
+    assert set(scenes) == set(gns.commands.published.PSNR)
     large = {"bicycle", "flowers", "garden", "stump", "treehill", "drjohnson", "truck"}
     for name, scene in scenes.items():
         assert scene.budget == (600_000 if name in large else 300_000)
@@ -278,8 +278,8 @@ def test_budget_file_of_the_paper() -> None:
         "room",
     }
     # The means over the scenes must be the means that were published.
-    for dataset, (ours, *_) in gns.published.MEANS.items():
-        values = [gns.published.PSNR[name] for name, scene in scenes.items() if scene.dataset == dataset]
+    for dataset, (ours, *_) in gns.commands.published.MEANS.items():
+        values = [gns.commands.published.PSNR[name] for name, scene in scenes.items() if scene.dataset == dataset]
         assert sum(values) / len(values) == pytest.approx(ours.psnr, abs=0.006)
 
 
@@ -388,7 +388,7 @@ def test_table_stands_beside_the_published_figures() -> None:
 
 def test_commands_of_the_suite_run_in_their_own_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="metrics ended with status 2"):
-        gns.suite._call("metrics", ["-m", str(tmp_path / "missing")])
+        gns.commands.test._call("metrics", ["-m", str(tmp_path / "missing")])
     assert "missing is no output folder of a training" in capfd.readouterr().err
 
 

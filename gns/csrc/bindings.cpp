@@ -81,11 +81,11 @@ template <class T> class Rendering {
 
   void forward(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
                const std::array<double, 16>& world_to_camera, In<T, 2> means, In<T, 2> log_scales, In<T, 2> quats,
-               In<T, 1> logits, In<T, 3> sh_dc, In<T, 3> sh_rest, int sh_degree, const std::array<double, 3>& background,
+               In<T, 1> opacity_logits, In<T, 3> sh_dc, In<T, 3> sh_rest, int sh_degree, const std::array<double, 3>& background,
                MaybeOut<T, 3> image, MaybeOut<T, 2> alpha, MaybeOut<T, 1> radii, MaybeIn<T, 2> edges,
                MaybeOut<T, 1> importance) {
     set_camera(intrinsics, size, world_to_camera);
-    const Parameters<T> in = parameters(means, log_scales, quats, logits, sh_dc, sh_rest, sh_degree);
+    const Parameters<T> in = parameters(means, log_scales, quats, opacity_logits, sh_dc, sh_rest, sh_degree);
     const size_t width = size[0], height = size[1], n = in.count;
     require(image || importance, "nothing to render: give image, importance or both");
     require(!image || (image->shape(0) == 3 && image->shape(1) == height && image->shape(2) == width),
@@ -109,12 +109,12 @@ template <class T> class Rendering {
     });
   }
 
-  void backward(In<T, 2> means, In<T, 2> log_scales, In<T, 2> quats, In<T, 1> logits, In<T, 3> sh_dc, In<T, 3> sh_rest,
+  void backward(In<T, 2> means, In<T, 2> log_scales, In<T, 2> quats, In<T, 1> opacity_logits, In<T, 3> sh_dc, In<T, 3> sh_rest,
                 int sh_degree, In<T, 3> image, In<T, 3> image_gradient, MaybeIn<T, 2> alpha_gradient,
                 Array<T, 2> means_gradient, Array<T, 2> log_scales_gradient, Array<T, 2> quats_gradient,
-                Array<T, 1> logits_gradient, Array<T, 3> sh_dc_gradient, Array<T, 3> sh_rest_gradient,
+                Array<T, 1> opacity_logits_gradient, Array<T, 3> sh_dc_gradient, Array<T, 3> sh_rest_gradient,
                 MaybeOut<T, 2> abs_mean2d) {
-    const Parameters<T> in = parameters(means, log_scales, quats, logits, sh_dc, sh_rest, sh_degree);
+    const Parameters<T> in = parameters(means, log_scales, quats, opacity_logits, sh_dc, sh_rest, sh_degree);
     require(in.count == frame_->count, "backward was given other Gaussians than forward");
     const size_t n = in.count, height = frame_->camera.height, width = frame_->camera.width;
     require(image.shape(1) == height && image.shape(2) == width, "image must be [3, height, width]");
@@ -123,11 +123,11 @@ template <class T> class Rendering {
     require(!alpha_gradient || (alpha_gradient->shape(0) == height && alpha_gradient->shape(1) == width),
             "the alpha's gradient must be [height, width]");
     require(means_gradient.size() == 3 * n && log_scales_gradient.size() == 3 * n && quats_gradient.size() == 4 * n &&
-                logits_gradient.size() == n && sh_dc_gradient.size() == 3 * n &&
+                opacity_logits_gradient.size() == n && sh_dc_gradient.size() == 3 * n &&
                 sh_rest_gradient.size() == sh_rest.size() && (!abs_mean2d || abs_mean2d->size() == 2 * n),
             "gradients must have the shapes of their parameters");
     const Gradients<T> out = {means_gradient.data(),  log_scales_gradient.data(), quats_gradient.data(),
-                              logits_gradient.data(), sh_dc_gradient.data(),      sh_rest_gradient.data(),
+                              opacity_logits_gradient.data(), sh_dc_gradient.data(),      sh_rest_gradient.data(),
                               pointer(abs_mean2d)};
     nb::gil_scoped_release release;
     const Kernels<T>& k = kernels<T>();
@@ -190,9 +190,9 @@ template <class T> class Rendering {
   }
 
   static Parameters<T> parameters(const In<T, 2>& means, const In<T, 2>& log_scales, const In<T, 2>& quats,
-                                  const In<T, 1>& logits, const In<T, 3>& sh_dc, const In<T, 3>& sh_rest,
+                                  const In<T, 1>& opacity_logits, const In<T, 3>& sh_dc, const In<T, 3>& sh_rest,
                                   int sh_degree) {
-    const size_t n = logits.shape(0);
+    const size_t n = opacity_logits.shape(0);
     require(n < size_t(INT32_MAX) / 2, "too many Gaussians");
     require(means.shape(0) == 3 && means.shape(1) == n, "means must be planes [3, N]");
     require(log_scales.shape(0) == 3 && log_scales.shape(1) == n, "log_scales must be planes [3, N]");
@@ -202,7 +202,7 @@ template <class T> class Rendering {
     require(sh_degree >= 0 && sh_degree <= 3 && sh_rest.shape(0) + 1 >= size_t((sh_degree + 1) * (sh_degree + 1)),
             "sh_degree must be 0 to 3 and sh_rest hold its coefficients");
     return {static_cast<int>(n), sh_degree,     means.data(), log_scales.data(),
-            quats.data(),        logits.data(), sh_dc.data(), sh_rest.data()};
+            quats.data(),        opacity_logits.data(), sh_dc.data(), sh_rest.data()};
   }
 
   std::unique_ptr<Frame<T>> frame_;
@@ -213,11 +213,11 @@ template <class T> void bind(nb::module_& m, const char* name) {
   nb::class_<Rendering<T>>(m, name)
       .def(nb::init<>())
       .def("forward", &Rendering<T>::forward, "intrinsics"_a, "size"_a, "world_to_camera"_a, "means"_a, "log_scales"_a,
-           "quats"_a, "logits"_a, "sh_dc"_a, "sh_rest"_a, "sh_degree"_a, "background"_a, "image"_a.none(),
+           "quats"_a, "opacity_logits"_a, "sh_dc"_a, "sh_rest"_a, "sh_degree"_a, "background"_a, "image"_a.none(),
            "alpha"_a.none(), "radii"_a.none(), "edges"_a.none(), "importance"_a.none())
-      .def("backward", &Rendering<T>::backward, "means"_a, "log_scales"_a, "quats"_a, "logits"_a, "sh_dc"_a,
+      .def("backward", &Rendering<T>::backward, "means"_a, "log_scales"_a, "quats"_a, "opacity_logits"_a, "sh_dc"_a,
            "sh_rest"_a, "sh_degree"_a, "image"_a, "image_gradient"_a, "alpha_gradient"_a.none(), "means_gradient"_a,
-           "log_scales_gradient"_a, "quats_gradient"_a, "logits_gradient"_a, "sh_dc_gradient"_a, "sh_rest_gradient"_a,
+           "log_scales_gradient"_a, "quats_gradient"_a, "opacity_logits_gradient"_a, "sh_dc_gradient"_a, "sh_rest_gradient"_a,
            "abs_mean2d"_a.none())
       .def_prop_ro("timings",
                    [](const Rendering<T>& rendering) {

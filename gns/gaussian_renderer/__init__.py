@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gns.gaussian_renderer import autograd, cpu, cuda
-from gns.gaussian_renderer.cpu import instruction_sets, set_threads, thread_count, use_instruction_set
+from gns.gaussian_renderer import autograd
+from gns.gaussian_renderer.backends import cpu
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends.cpu import instruction_sets, set_threads, thread_count, use_instruction_set
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians

@@ -66,12 +66,12 @@ class _Render(torch.autograd.Function):
         means: Tensor,
         log_scales: Tensor,
         quats: Tensor,
-        logits: Tensor,
+        opacity_logits: Tensor,
         sh_dc: Tensor,
         sh_rest: Tensor,
         request: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
-        parameters = (means, log_scales, quats, logits, sh_dc, sh_rest)
+        parameters = (means, log_scales, quats, opacity_logits, sh_dc, sh_rest)
         camera = request["camera"]
         take = request["take"]
         image = take("image", (3, camera.height, camera.width), means.dtype)

@@ -128,7 +128,7 @@ def visible_splats(camera: Camera, gaussians: Gaussians, sh_degree: int) -> Spla
 
 def project(camera: Camera, gaussians: Gaussians, ids: Tensor, sh_degree: int) -> Splats:
     """Activate and project the Gaussians `ids` [M], in that order, drawn or not."""
-    means, log_scales, quats, logits, sh_dc, sh_rest = (
+    means, log_scales, quats, opacity_logits, sh_dc, sh_rest = (
         values[ids].to(torch.float64) for _, values in gaussians.named_tensors()
     )
     view = _to_view(camera, means)
@@ -142,7 +142,7 @@ def project(camera: Camera, gaussians: Gaussians, ids: Tensor, sh_degree: int) -
         ids=ids,
         means=torch.stack([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], dim=1),
         covariances=covariances,
-        opacities=torch.sigmoid(logits),
+        opacities=torch.sigmoid(opacity_logits),
         colors=sh_colors(directions, torch.cat([sh_dc, sh_rest], dim=1), sh_degree),
     )
 

@@ -28,15 +28,15 @@ class Gaussians:
     """Raw parameters of N Gaussians; activations are the renderer's business.
 
     `means` are world positions, `log_scales` natural logs of the standard deviations along the principal axes, `quats`
-    rotations (w, x, y, z) of any length, `logits` pre-sigmoid opacities, `sh_dc` and `sh_rest` spherical-harmonic
-    coefficients with K = (degree + 1)² − 1 in `sh_rest`. All tensors share dtype and device, and are stored as planes
-    (`as_planes`).
+    rotations (w, x, y, z) of any length, `opacity_logits` opacities before the sigmoid, `sh_dc` and `sh_rest`
+    spherical-harmonic coefficients with K = (degree + 1)² − 1 in `sh_rest`. All tensors share dtype and device, and are
+    stored as planes (`as_planes`).
     """
 
     means: Tensor  # [N, 3]
     log_scales: Tensor  # [N, 3]
     quats: Tensor  # [N, 4]
-    logits: Tensor  # [N]
+    opacity_logits: Tensor  # [N]
     sh_dc: Tensor  # [N, 1, 3]
     sh_rest: Tensor  # [N, K, 3]
 
@@ -65,4 +65,4 @@ class Gaussians:
     @property
     def opacities(self) -> Tensor:
         """α = sigmoid(logit), [N]."""
-        return torch.sigmoid(self.logits)
+        return torch.sigmoid(self.opacity_logits)

@@ -31,7 +31,7 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
         torch.zeros_like(gaussians.means),  # normals
         gaussians.sh_dc.transpose(1, 2).flatten(1),
         gaussians.sh_rest.transpose(1, 2).flatten(1),  # [N, K, 3] → channel-major
-        gaussians.logits[:, None],
+        gaussians.opacity_logits[:, None],
         gaussians.log_scales,
         gaussians.quats,
     ]
@@ -65,7 +65,7 @@ def load_ply(path: Path) -> Gaussians:
         means=block("x", "y", "z"),
         log_scales=block(*_numbered("scale", 3)),
         quats=block(*_numbered("rot", 4)),
-        logits=block("opacity")[:, 0],
+        opacity_logits=block("opacity")[:, 0],
         sh_dc=block(*_numbered("f_dc", 3))[:, None, :],
         sh_rest=rest.reshape(count, 3, coefficients).transpose(1, 2),
     )

@@ -32,7 +32,7 @@ def some_gaussians(count: int, opacity: float, seed: int = 0) -> Gaussians:
         means=0.5 * normal(count, 3) + torch.tensor([0.0, 0.0, 3.0]),
         log_scales=math.log(0.08) + 0.5 * normal(count, 3),
         quats=normal(count, 4),
-        logits=torch.full((count,), math.log(opacity / (1 - opacity)), dtype=torch.float64),
+        opacity_logits=torch.full((count,), math.log(opacity / (1 - opacity)), dtype=torch.float64),
         sh_dc=normal(count, 1, 3),
         sh_rest=0.2 * normal(count, 15, 3),
     )
@@ -45,7 +45,7 @@ def centred_stack(opacities: list[float]) -> Gaussians:
         means=torch.tensor([[0.0, 0.0, 2.0 + k] for k in range(count)], dtype=torch.float64),
         log_scales=torch.full((count, 3), math.log(0.3), dtype=torch.float64),
         quats=torch.tensor([[1.0, 0, 0, 0]] * count, dtype=torch.float64),
-        logits=torch.logit(torch.tensor(opacities, dtype=torch.float64)),
+        opacity_logits=torch.logit(torch.tensor(opacities, dtype=torch.float64)),
         sh_dc=torch.zeros(count, 1, 3, dtype=torch.float64),
         sh_rest=torch.zeros(count, 0, 3, dtype=torch.float64),
     )

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.cuda_kernels import INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES, Launchable
-from gns.gaussian_renderer.cuda_kernels import check_arguments as check
+from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES, Launchable
+from gns.gaussian_renderer.backends.kernel_table import check_arguments as check
 
 FLAGS = ("-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")

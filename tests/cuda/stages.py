@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.cuda_kernels import FOOTPRINT, KERNELS, PACKET, SPLAT, TILE, Launchable, camera_arguments
+from gns.gaussian_renderer.backends.kernel_table import (
+    FOOTPRINT,
+    KERNELS,
+    PACKET,
+    SPLAT,
+    TILE,
+    Launchable,
+    camera_arguments,
+)
 from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import as_planes
+from gns.testing.comparison import Outcome
+from gns.testing.examples import Example, converted
 from tests.cuda.shim import ShimLauncher
-from tests.gaussian_renderer.comparison import Outcome
-from tests.gaussian_renderer.scenes import Example, converted
 
 NOT_DRAWN = 2**31 - 1  # depth key
 POISON = {torch.float32: math.nan, torch.int32: -(2**30), torch.int16: -(2**14)}

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import cuda, cuda_kernels, importance, release_memory, render
-from gns.gaussian_renderer.cuda_kernels import TILE
-from gns.gaussian_renderer.forecast import Forecast
+from gns.gaussian_renderer import importance, release_memory, render
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.gaussian_renderer.backends.kernel_table import TILE
+from gns.testing.comparison import Outcome, evaluate, example
+from gns.testing.examples import converted, rows
 from gns.utils.readback import Readback
 from tests.cuda.shim import Edit, ShimLauncher, compiler
-from tests.gaussian_renderer.comparison import Outcome, evaluate, example
-from tests.gaussian_renderer.scenes import converted, rows
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from gns.gaussian_renderer.cuda_kernels import COMPILE_OPTIONS, INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES
-from gns.utils.nvrtc import compile_cubin, missing_parts
+from gns.gaussian_renderer.backends.cuda import compile_cubin, missing_parts
+from gns.gaussian_renderer.backends.kernel_table import (
+    COMPILE_OPTIONS,
+    INCLUDE_FOLDERS,
+    KERNELS,
+    SOURCE_FOLDER,
+    SOURCES,
+)
 
 pytestmark = pytest.mark.skipif(missing_parts() is not None, reason=f"cannot compile for a GPU: {missing_parts()}")
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from benchmarks import gpu_verify
 from benchmarks.gpu_verify import BLOCKS, Bench, Failed, Mirror, Result, main, print_table, run_block
-from gns.gaussian_renderer import cuda
-from gns.utils.devices import pick_device
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.devices import pick_device
+from gns.testing.examples import EXAMPLES
 from tests.cuda.shim import ShimLauncher, compiler
-from tests.gaussian_renderer.scenes import EXAMPLES
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 

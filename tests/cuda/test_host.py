@@ -19,17 +19,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gns import gaussian_renderer
 from gns.arguments import TrainConfig
 from gns.errors import UserError
-from gns.gaussian_renderer import cpu, cuda, cuda_kernels, importance, render
+from gns.gaussian_renderer import importance, render
 from gns.gaussian_renderer.autograd import planes_of
-from gns.gaussian_renderer.forecast import Forecast
-from gns.losses import photometric_loss
-from gns.optimiser import AdamGroup, AdamTensors, adam_step
+from gns.gaussian_renderer.backends import cpu
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.losses.photometric import photometric_loss
+from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
-from gns.training import Trainer, TrainState, train
-from gns.utils.png import to_eight_bit
-from tests.cuda.shim import ShimLauncher, compiler
-from tests.gaussian_renderer.comparison import (
+from gns.testing.comparison import (
     Backend,
     assert_close,
     assert_gradients_agree,
@@ -41,7 +41,10 @@ from tests.gaussian_renderer.comparison import (
     outside_band,
     trainable,
 )
-from tests.gaussian_renderer.scenes import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen, rows
+from gns.testing.examples import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen, rows
+from gns.training.loop import Trainer, TrainState, train
+from gns.utils.png import to_eight_bit
+from tests.cuda.shim import ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -81,7 +84,7 @@ def test_one_wrong_opacity_is_noticed(shim: ShimLauncher) -> None:
     name = "33x47, degree 2"
     counted, scene = outside_band(name), example(name)
     gaussians = converted(scene.gaussians, torch.float64)
-    gaussians.logits[3] += 0.05
+    gaussians.opacity_logits[3] += 0.05
     spoilt = Example(**{**vars(scene), "gaussians": gaussians})
     with pytest.raises(AssertionError, match="image is off"):
         assert_images_agree(evaluate(render, spoilt, torch.float32, counted), judgement(name), counted, TOLERANCE)
@@ -338,7 +341,7 @@ def scene() -> Scene:
         means=2 * torch.rand(200, 3, generator=generator) - 1,
         log_scales=torch.full((200, 3), math.log(0.08)),
         quats=torch.randn(200, 4, generator=generator),
-        logits=torch.full((200,), 2.0),
+        opacity_logits=torch.full((200,), 2.0),
         sh_dc=torch.randn(200, 1, 3, generator=generator),
         sh_rest=torch.zeros(200, 0, 3),
     )

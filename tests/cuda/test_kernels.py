@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import cuda_kernels, reference
-from gns.gaussian_renderer.cuda_kernels import KERNELS, SOURCE_FOLDER, TILE, camera_arguments
-from tests.cuda.shim import ShimError, ShimLauncher
-from tests.cuda.stages import NOT_DRAWN, Stages, evaluate_stages, poisoned, prepared
-from tests.gaussian_renderer import comparison
-from tests.gaussian_renderer.comparison import (
+from gns.gaussian_renderer import reference
+from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends.kernel_table import KERNELS, SOURCE_FOLDER, TILE, camera_arguments
+from gns.testing import comparison
+from gns.testing.comparison import (
     Backend,
     Outcome,
     assert_close,
@@ -24,7 +23,7 @@ from tests.gaussian_renderer.comparison import (
     assert_images_agree,
     assert_radii_agree,
 )
-from tests.gaussian_renderer.scenes import (
+from gns.testing.examples import (
     EXAMPLES,
     Example,
     camera_at,
@@ -33,6 +32,8 @@ from tests.gaussian_renderer.scenes import (
     joined,
     rows,
 )
+from tests.cuda.shim import ShimError, ShimLauncher
+from tests.cuda.stages import NOT_DRAWN, Stages, evaluate_stages, poisoned, prepared
 
 # What the CPU backend is allowed in float32; gradients a tenth of it.
 KERNEL_TOLERANCE = Backend("cuda", torch.float32, image=1e-5, gradient=1e-4, rounding=1e-5)
@@ -288,7 +289,7 @@ SPOILT = 13
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "logits", "sh_dc", "sh_rest"])
+@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest"])
 def test_a_gaussian_that_is_not_finite_is_simply_not_drawn(group: str, value: float, shim: ShimLauncher) -> None:
     camera = camera_at(33, 20, seed=3)
     gaussians = gaussians_seen(camera, 40, seed=9, margin=-0.1)
@@ -303,7 +304,7 @@ def test_a_gaussian_that_is_not_finite_is_simply_not_drawn(group: str, value: fl
 
 
 @pytest.mark.parametrize("value", [80.0, -80.0, 30.0, -30.0])
-@pytest.mark.parametrize("group", ["log_scales", "logits", "quats"])
+@pytest.mark.parametrize("group", ["log_scales", "opacity_logits", "quats"])
 def test_extreme_parameters_make_no_nan(group: str, value: float, shim: ShimLauncher) -> None:
     camera = camera_at(33, 20, seed=3)
     gaussians = gaussians_seen(camera, 40, seed=9, margin=-0.1)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.cuda_kernels import KERNELS, Launchable
+from gns.gaussian_renderer.backends.kernel_table import KERNELS, Launchable
+from gns.testing.comparison import assert_close
 from tests.cuda.shim import ShimLauncher
 from tests.cuda.stages import poisoned
-from tests.gaussian_renderer.comparison import assert_close
-from tests.gaussian_renderer.test_loss import SIZES, expected_loss_and_gradient, images
+from tests.losses.test_photometric import SIZES, expected_loss_and_gradient, images
 
 LOSS_TOLERANCE = 1e-6  # absolute
 GRADIENT_TOLERANCE = 1e-5  # of the largest entry

@@ -11,7 +11,7 @@ from tests.cuda.shim import ShimError, ShimLauncher
 from tests.cuda.stages import evaluate_stages
 from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_steps, adam_together, loss_and_gradient
-from tests.gaussian_renderer.test_loss import images
+from tests.losses.test_photometric import images
 
 
 @dataclass(frozen=True)

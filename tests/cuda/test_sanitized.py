@@ -39,7 +39,7 @@ from tests.cuda.shim import ShimLauncher
 from tests.cuda.stages import evaluate_stages, prepared
 from tests.cuda.test_kernels import example
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
-from tests.gaussian_renderer.test_loss import images
+from tests.losses.test_photometric import images
 
 file, good, bad = sys.argv[1:] or (None, None, None)
 launcher = ShimLauncher(sanitized=True, edits={file: lambda text: text.replace(good, bad)} if file else None)

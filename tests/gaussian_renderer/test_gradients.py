@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from gns.gaussian_renderer import reference, render, set_threads
-from gns.losses import photometric_loss
+from gns.losses.photometric import photometric_loss
 from gns.scene import Gaussians
-from gns.utils.workspace import Workspace
-from tests.gaussian_renderer.comparison import (
+from gns.testing.comparison import (
     Backend,
     Renderer,
     assert_close,
@@ -26,10 +25,11 @@ from tests.gaussian_renderer.comparison import (
     outside_band,
     trainable,
 )
-from tests.gaussian_renderer.reference_loss import reference_photometric_loss
-from tests.gaussian_renderer.scenes import Example, converted, gaussians_seen, joined, rows, smooth_example
+from gns.testing.examples import Example, converted, gaussians_seen, joined, rows, smooth_example
+from gns.testing.reference_loss import reference_photometric_loss
+from gns.utils.workspace import Workspace
 
-GROUPS = ["means", "log_scales", "quats", "logits", "sh_dc", "sh_rest"]
+GROUPS = ["means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest"]
 
 
 def differentiated(scene: Example, gaussians: Gaussians, *, accumulate: bool = False) -> tuple[Tensor, Tensor]:
@@ -125,7 +125,7 @@ def test_gradient_comparison_fails_on_mixed_up_entries(plant: Callable[[Tensor],
 
 
 def one_opacity(gaussians: Gaussians) -> None:
-    gaussians.logits[7] = torch.logit(1.01 * torch.sigmoid(gaussians.logits[7]))
+    gaussians.opacity_logits[7] = torch.logit(1.01 * torch.sigmoid(gaussians.opacity_logits[7]))
 
 
 def quaternion_order(gaussians: Gaussians) -> None:

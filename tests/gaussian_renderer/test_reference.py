@@ -17,8 +17,8 @@ from gns.gaussian_renderer import reference
 from gns.gaussian_renderer.reference import render
 from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import SH_C0
-from tests.gaussian_renderer.comparison import Outcome, evaluate, example, judgement, outside_band, trainable
-from tests.gaussian_renderer.scenes import (
+from gns.testing.comparison import Outcome, evaluate, example, judgement, outside_band, trainable
+from gns.testing.examples import (
     EXAMPLES,
     Example,
     camera_at,
@@ -50,7 +50,7 @@ def ball(
         means=torch.tensor([position], dtype=torch.float64),
         log_scales=torch.full((1, 3), math.log(scale), dtype=torch.float64),
         quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64),
-        logits=torch.tensor([math.log(opacity / (1 - opacity))], dtype=torch.float64),
+        opacity_logits=torch.tensor([math.log(opacity / (1 - opacity))], dtype=torch.float64),
         sh_dc=(torch.tensor([[color]], dtype=torch.float64) - 0.5) / SH_C0,
         sh_rest=torch.zeros(1, 0, 3, dtype=torch.float64),
     )
@@ -266,7 +266,7 @@ def test_radius_is_the_longest_extent_of_the_visible_ellipse() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "logits", "sh_dc", "sh_rest"])
+@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest"])
 def test_a_gaussian_that_is_not_finite_is_not_drawn(group: str, value: float) -> None:
     camera = camera_at(20, 15)
     gaussians = gaussians_seen(camera, 10, margin=-0.1)
@@ -301,8 +301,8 @@ def test_the_cap_passes_the_gradient_as_if_absent() -> None:
     red = output.image[0, 3, 4]
     torch.autograd.backward(red)
     assert red.item() == pytest.approx(0.75 * 0.99, abs=1e-15)
-    assert gaussians.logits.grad is not None
-    assert gaussians.logits.grad.item() == pytest.approx(0.75 * 0.999 * 0.001)
+    assert gaussians.opacity_logits.grad is not None
+    assert gaussians.opacity_logits.grad.item() == pytest.approx(0.75 * 0.999 * 0.001)
 
 
 def test_abs_grad_is_the_sum_of_absolute_pixel_gradients() -> None:
@@ -347,7 +347,7 @@ def test_band_holds_pixels_at_the_faintness_limit(nudge: float, doubtful: bool) 
 @pytest.mark.parametrize(("nudge", "doubtful"), [(5e-5, True), (-5e-5, True), (1e-3, False), (-1e-3, False)])
 def test_band_holds_pixels_at_the_end_of_transmittance(nudge: float, doubtful: bool) -> None:
     stack = joined(ball((0, 0, 2), opacity=0.98), joined(ball((0, 0, 3), opacity=0.9), ball((0, 0, 4), opacity=0.95)))
-    stack.logits[2] = torch.logit(1 - 1e-4 * (1 + nudge) / (0.02 * 0.1 * torch.ones((), dtype=torch.float64)))
+    stack.opacity_logits[2] = torch.logit(1 - 1e-4 * (1 + nudge) / (0.02 * 0.1 * torch.ones((), dtype=torch.float64)))
     assert bool(reference.near_cutoff(plain_camera(1, 1), stack)) is doubtful
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import importance, reference, release_memory, render
-from gns.gaussian_renderer.cpu import new_rendering
+from gns.gaussian_renderer.backends.cpu import new_rendering
 from gns.scene import Gaussians
 from gns.scene.gaussians import SH_C0
-from tests.gaussian_renderer.comparison import (
+from gns.testing.comparison import (
     Backend,
     Outcome,
     assert_close,
@@ -26,7 +26,7 @@ from tests.gaussian_renderer.comparison import (
     outside_band,
     trainable,
 )
-from tests.gaussian_renderer.scenes import (
+from gns.testing.examples import (
     Example,
     camera_at,
     converted,
@@ -74,7 +74,7 @@ def changed(scene: Example, change: Callable[[Gaussians], None]) -> Example:
 
 
 def one_opacity_by_one_percent(gaussians: Gaussians) -> None:
-    gaussians.logits[7] = torch.logit(1.01 * torch.sigmoid(gaussians.logits[7]))
+    gaussians.opacity_logits[7] = torch.logit(1.01 * torch.sigmoid(gaussians.opacity_logits[7]))
 
 
 def quaternion_written_xyzw(gaussians: Gaussians) -> None:
@@ -306,7 +306,7 @@ def spoilt_example(group: str, value: float) -> Example:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "logits", "sh_dc", "sh_rest"])
+@pytest.mark.parametrize("group", ["means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest"])
 def test_a_gaussian_that_is_not_finite_is_simply_not_drawn(group: str, value: float, backend: Backend) -> None:
     scene = spoilt_example(group, value)
     gaussians, background = trainable(scene.gaussians, backend.dtype), scene.background.to(backend.dtype)
@@ -329,7 +329,7 @@ def one_far_log_scale(gaussians: Gaussians, value: float) -> None:
 
 
 def far_logit(gaussians: Gaussians, value: float) -> None:
-    gaussians.logits[SPOILT] = value
+    gaussians.opacity_logits[SPOILT] = value
 
 
 def long_quaternion(gaussians: Gaussians, value: float) -> None:
@@ -349,21 +349,21 @@ def far_colour(gaussians: Gaussians, value: float) -> None:
 def test_extreme_parameters_make_no_nan(
     spoil: Callable[[Gaussians, float], None], value: float, backend: Backend
 ) -> None:
-    scene = spoilt_example("logits", 0.0)
+    scene = spoilt_example("opacity_logits", 0.0)
     spoil(scene.gaussians, value)
     assert_finite(scene, backend)
 
 
 @pytest.mark.parametrize("depth", [0.0, 1e-30, -1e-30, 0.2, 0.2000001, 0.1999999])
 def test_means_at_the_camera_centre_and_the_near_plane_make_no_nan(depth: float, backend: Backend) -> None:
-    scene = spoilt_example("logits", 0.0)
+    scene = spoilt_example("opacity_logits", 0.0)
     scene.gaussians.means[SPOILT] = to_world(scene.camera, torch.tensor([[0.0, 0.0, depth]]).double())[0]
     assert_finite(scene, backend)
 
 
 def test_zero_and_denormal_quaternions_make_no_nan(backend: Backend) -> None:
     for length in (0.0, 1e-300, 1e-40, 1e-20):
-        scene = spoilt_example("logits", 0.0)
+        scene = spoilt_example("opacity_logits", 0.0)
         scene.gaussians.quats[SPOILT] = length
         assert_finite(scene, backend)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from gns.gaussian_renderer import reference
 from gns.scene import Camera, Gaussians
-from tests.gaussian_renderer.reference_loss import reference_photometric_loss
-from tests.gaussian_renderer.scenes import camera_at, gaussians_seen
+from gns.testing.examples import camera_at, gaussians_seen
+from gns.testing.reference_loss import reference_photometric_loss
 
 CSRC = Path(__file__).resolve().parents[2] / "gns" / "csrc"
 COMPILER = shutil.which("aarch64-linux-gnu-g++")

@@ -111,13 +111,13 @@ template <class T> struct Parameters {
   const T* means;       // [3][N]
   const T* log_scales;  // [3][N]
   const T* quats;       // [4][N]
-  const T* logits;      // [N]
+  const T* opacity_logits;      // [N]
   const T* sh_dc;       // [1·3][N]
   const T* sh_rest;     // [K·3][N]
 };
 // Gradients in the same layout; added to.
 template <class T> struct Gradients {
-  T *means, *log_scales, *quats, *logits, *sh_dc, *sh_rest;
+  T *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
   T* abs_mean2d;  // [2][N], or null; written, not added to
 };
 

@@ -78,7 +78,7 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
       const int lanes = last - i < W ? last - i : W;
       const Inputs<T> raw = load_geometry(in, i, lanes);
       const Projection<V> p = gns::project<V, T>(camera, raw.mean, raw.log_scale, raw.quat);
-      const V logit = load_first(in.logits + i, lanes);
+      const V logit = load_first(in.opacity_logits + i, lanes);
       const Opacity<V> opacity = activate_opacity(logit, T(0));
 
       // Level of the α = 1/255 ellipse, dᵀΣ₂⁻¹d = 2 ln(255·o).
@@ -237,8 +237,8 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
       gns::project_backward<V, T>(camera, p, mean2d, covariance, mean, log_scale, quat);
       for (int k = 0; k < 3; ++k) add(out.log_scales + k * n, log_scale[k]);
       for (int k = 0; k < 4; ++k) add(out.quats + k * n, quat[k]);
-      const Opacity<V> opacity = activate_opacity(load_first(in.logits + i, lanes), T(0));
-      add(out.logits, V::load(sums[3]) * (V(T(1)) - opacity.value));
+      const Opacity<V> opacity = activate_opacity(load_first(in.opacity_logits + i, lanes), T(0));
+      add(out.opacity_logits, V::load(sums[3]) * (V(T(1)) - opacity.value));
 
       const V colour[3] = {V::load(sums[0]), V::load(sums[1]), V::load(sums[2])};
       for (int c = 0; c < 3; ++c) add(out.sh_dc + c * n, V(T(kSH0)) * colour[c]);

@@ -71,7 +71,7 @@ GNS_DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 struct Parameters {
   int count;
   int sh_degree;  // degree to evaluate
-  const float *means, *log_scales, *quats, *logits, *sh_dc, *sh_rest;
+  const float *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
 };
 
 struct RawGeometry {

@@ -42,7 +42,7 @@ GNS_DEVICE bool project_one(const PinholeCamera<float>& camera, const Parameters
                             const ProjectOutputs& out) {
   const RawGeometry raw = load_geometry(in, i);
   const Projection<float> p = project<float, float>(camera, raw.mean, raw.log_scale, raw.quat);
-  const float logit = in.logits[i];
+  const float logit = in.opacity_logits[i];
   const Opacity<float> opacity = activate_opacity(logit, 0.0f);
 
   // Level of the α = 1/255 ellipse, dᵀΣ₂⁻¹d = 2 ln(255·o).
@@ -105,11 +105,11 @@ GNS_DEVICE bool project_one(const PinholeCamera<float>& camera, const Parameters
 
 extern "C" __global__ void __launch_bounds__(256, 4)
     project(GNS_CAMERA_ARGUMENTS, int count, int sh_degree, int with_colour, const float* means,
-            const float* log_scales, const float* quats, const float* logits, const float* sh_dc, const float* sh_rest,
+            const float* log_scales, const float* quats, const float* opacity_logits, const float* sh_dc, const float* sh_rest,
             float4* splats, float4* footprints, int* depth_keys, int* tile_counts, float* radii) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  const gns::Parameters in = {count, sh_degree, means, log_scales, quats, logits, sh_dc, sh_rest};
+  const gns::Parameters in = {count, sh_degree, means, log_scales, quats, opacity_logits, sh_dc, sh_rest};
   const gns::ProjectOutputs out = {splats, footprints, depth_keys, tile_counts, radii};
   if (gns::project_one(GNS_CAMERA, in, with_colour != 0, i, out)) return;
   depth_keys[i] = 0x7FFFFFFF;  // behind everything

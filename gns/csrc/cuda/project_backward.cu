@@ -7,7 +7,7 @@ constexpr int kSummedAlone = 32;  // a thread sums this many packets by itself; 
 
 // Gradients in the layout of the parameters; added to.
 struct Gradients {
-  float *means, *log_scales, *quats, *logits, *sh_dc, *sh_rest;
+  float *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
   float* abs_mean2d;  // [2][N], or null; written, not added to
 };
 
@@ -110,7 +110,7 @@ GNS_DEVICE void project_one_backward(const PinholeCamera<float>& camera, const P
   add_to_planes(out.means, n, i, position);
   add_to_planes(out.log_scales, n, i, log_scale);
   add_to_planes(out.quats, n, i, quat);
-  out.logits[i] += sum[3] * (1.0f - activate_opacity(in.logits[i], 0.0f).value);
+  out.opacity_logits[i] += sum[3] * (1.0f - activate_opacity(in.opacity_logits[i], 0.0f).value);
 }
 
 }  // namespace gns
@@ -118,12 +118,12 @@ GNS_DEVICE void project_one_backward(const PinholeCamera<float>& camera, const P
 extern "C" __global__ void __launch_bounds__(128, 6)
     project_backward(GNS_CAMERA_ARGUMENTS, int count, int sh_degree, const float* __restrict__ means,
                      const float* __restrict__ log_scales, const float* __restrict__ quats,
-                     const float* __restrict__ logits, const float* __restrict__ sh_dc,
+                     const float* __restrict__ opacity_logits, const float* __restrict__ sh_dc,
                      const float* __restrict__ sh_rest, const int* __restrict__ tile_counts,
                      const int* __restrict__ slot_begin, const float4* __restrict__ splats,
                      const float4* __restrict__ packets, float* __restrict__ means_gradient,
                      float* __restrict__ log_scales_gradient, float* __restrict__ quats_gradient,
-                     float* __restrict__ logits_gradient, float* __restrict__ sh_dc_gradient,
+                     float* __restrict__ opacity_logits_gradient, float* __restrict__ sh_dc_gradient,
                      float* __restrict__ sh_rest_gradient, float* __restrict__ abs_mean2d) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const bool exists = i < count;
@@ -136,8 +136,8 @@ extern "C" __global__ void __launch_bounds__(128, 6)
     abs_mean2d[size_t(count) + i] = sum[7] * (0.5f * float(height));
   }
   if (!tiles) return;
-  const gns::Parameters in = {count, sh_degree, means, log_scales, quats, logits, sh_dc, sh_rest};
-  const gns::Gradients out = {means_gradient, log_scales_gradient, quats_gradient, logits_gradient,
+  const gns::Parameters in = {count, sh_degree, means, log_scales, quats, opacity_logits, sh_dc, sh_rest};
+  const gns::Gradients out = {means_gradient, log_scales_gradient, quats_gradient, opacity_logits_gradient,
                               sh_dc_gradient, sh_rest_gradient,    abs_mean2d};
   gns::project_one_backward(GNS_CAMERA, in, out, splats[size_t(i) * gns::kSplat + 2], sum, i);
 }

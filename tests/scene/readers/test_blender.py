@@ -13,7 +13,7 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import Scene
 from gns.scene.readers import SceneOptions, read_scene
-from tests.scene_files import SmallScene, small_scene, write_blender
+from gns.testing.scene_files import SmallScene, small_scene, write_blender
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:

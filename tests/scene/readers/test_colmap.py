@@ -15,8 +15,8 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import Camera, Scene
 from gns.scene.readers import SceneOptions, read_scene
+from gns.testing.scene_files import SmallScene, small_scene, write_colmap
 from gns.utils.undistortion import MODELS, Lens, undistorted_lens
-from tests.scene_files import SmallScene, small_scene, write_colmap
 
 FOX = Path(__file__).parents[3] / "../shared/data/fox480"
 

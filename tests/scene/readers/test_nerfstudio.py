@@ -14,8 +14,8 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import Scene
 from gns.scene.readers import SceneOptions, read_scene
+from gns.testing.scene_files import small_scene, write_nerfstudio, write_ply_points
 from gns.utils.undistortion import Lens, undistorted_lens
-from tests.scene_files import small_scene, write_nerfstudio, write_ply_points
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:

@@ -12,7 +12,7 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import PointCloud, Scene
 from gns.scene.readers import SceneOptions, read_scene, scene_extent
-from tests.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
+from gns.testing.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:

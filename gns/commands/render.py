@@ -1,0 +1,68 @@
+"""Draw a trained model from the cameras of its scene, into numbered PNGs beside the photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from gns.arguments import RenderConfig, SceneConfig
+from gns.gaussian_renderer import render, set_threads
+from gns.gaussian_renderer.devices import pick_device
+from gns.run_folder import RunFolder
+from gns.scene import Gaussians, Scene, View
+from gns.scene.readers import SceneOptions, read_scene
+from gns.utils.png import to_eight_bit, write_png
+
+
+def render_run(config: RenderConfig) -> None:
+    """Render the training and held-out views of the model in `config.model_path`.
+
+    Views whose PNGs are there already, and newer than the model, are passed over: a stopped call goes on where it was.
+    Raises UserError where the folder, the model or the scene cannot be read, or the PNGs cannot be written.
+    """
+    run = RunFolder.open(config.model_path)
+    iteration = run.resolve_iteration(None if config.iteration == -1 else config.iteration)
+    gaussians = run.load_model(iteration)
+    scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
+    device = pick_device(config.device)
+    # The native renderer has threads of its own: torch's would wait for work on the same cores.
+    torch.set_num_threads(1)
+    set_threads(config.threads)
+    gaussians = gaussians.to(device)
+    for split, views, skipped in (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test)):
+        if not skipped and views:
+            _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+
+
+def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet: bool = False) -> Scene:
+    """The scene that a run was trained on, from `source_path` where it has moved. Raises UserError like its reader."""
+    options = SceneOptions(
+        images=config.images,
+        resolution=config.resolution,
+        eval=config.eval,
+        white_background=config.white_background,
+    )
+    return read_scene(source_path or config.source_path, options, report=_silent if quiet else print)
+
+
+def _render_split(
+    run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
+) -> None:
+    background = torch.tensor(scene.background, device=gaussians.means.device)
+    finished_after = run.model_path(iteration).stat().st_mtime
+    renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
+    for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
+        name = f"{index:05d}.png"
+        # The render is written last, so its presence means that the pair is complete.
+        if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
+            continue
+        with torch.no_grad():
+            image = render(view.camera, gaussians, background).image
+        write_png(truths / name, view.image)
+        write_png(renders / name, to_eight_bit(image).cpu())
+
+
+def _silent(_: str) -> None:
+    pass

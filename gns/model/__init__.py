@@ -1,0 +1,1 @@
+"""What has one row per Gaussian, and how it is stepped."""

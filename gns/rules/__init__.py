@@ -1,0 +1,1 @@
+"""Growth and selection: one rule a file."""

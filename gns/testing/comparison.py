@@ -1,0 +1,159 @@
+"""Evaluate a renderer on an example, and compare the outcome with the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gns.gaussian_renderer import instruction_sets, reference
+from gns.gaussian_renderer.output import RenderOutput
+from gns.scene import Camera, Gaussians
+from gns.testing.examples import EXAMPLES, Example, converted
+
+
+class Renderer(Protocol):
+    """What the reference and the production renderer have in common."""
+
+    def __call__(
+        self,
+        camera: Camera,
+        gaussians: Gaussians,
+        background: Tensor,
+        *,
+        edges: Tensor | None = None,
+        sh_degree: int | None = None,
+    ) -> RenderOutput: ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run the production code, and how closely it has to follow the reference."""
+
+    instruction_set: str
+    dtype: torch.dtype
+    image: float  # absolute, of colours, alpha
+    gradient: float  # relative to the largest entry of each tensor; also radii and importance
+    rounding: float  # relative: between two orders of summation of the same numbers
+
+    def __str__(self) -> str:
+        return f"{self.instruction_set}-{'double' if self.dtype == torch.float64 else 'float'}"
+
+
+BACKENDS = [
+    backend
+    for name in instruction_sets()
+    for backend in (
+        Backend(name, torch.float64, image=1e-9, gradient=1e-7, rounding=1e-12),
+        Backend(name, torch.float32, image=1e-5, gradient=1e-3, rounding=1e-5),
+    )
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a renderer made of an example, as float64."""
+
+    image: Tensor  # [3, H, W]
+    alpha: Tensor  # [H, W]
+    radii: Tensor  # [N]
+    importance: Tensor  # [N]
+    gradients: dict[str, Tensor]  # by parameter group, and the absolute screen gradient
+
+
+def trainable(gaussians: Gaussians, dtype: torch.dtype) -> Gaussians:
+    """A copy whose parameters ask for gradients."""
+    copy = converted(gaussians, dtype)
+    for _, values in copy.named_tensors():
+        values.requires_grad_()
+    return copy
+
+
+def evaluate(renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor) -> Outcome:
+    """Render, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
+    gaussians = trainable(example.gaussians, dtype)
+    output = renderer(
+        example.camera,
+        gaussians,
+        example.background.to(dtype),
+        edges=(example.edges * counted).to(dtype),
+        sh_degree=example.sh_degree,
+    )
+    by_image = output.image * (example.image_weights * counted).to(output.image.dtype)
+    by_alpha = output.alpha * (example.alpha_weights * counted).to(output.alpha.dtype)
+    torch.autograd.backward(by_image.sum() + by_alpha.sum())
+    assert output.importance is not None
+    return Outcome(
+        image=output.image.detach().double(),
+        alpha=output.alpha.detach().double(),
+        radii=output.radii.double(),
+        importance=output.importance.double(),
+        gradients=gradients_of(gaussians) | {"abs_grad": output.abs_grad.double()},
+    )
+
+
+def gradients_of(gaussians: Gaussians) -> dict[str, Tensor]:
+    """Copies of the gradients as float64; a group without gradient counts as zero."""
+    return {
+        name: torch.zeros_like(values).double() if values.grad is None else values.grad.double().clone()
+        for name, values in gaussians.named_tensors()
+    }
+
+
+@cache
+def example(name: str) -> Example:
+    """The named example; built once, not to be changed."""
+    return EXAMPLES[name]()
+
+
+@cache
+def outside_band(name: str) -> Tensor:
+    """Pixels [H, W] (bool) of the named example in which no decision hangs on rounding; nearly all of them."""
+    scene = example(name)
+    band = reference.near_cutoff(scene.camera, scene.gaussians, sh_degree=scene.sh_degree)
+    assert band.double().mean() <= 1e-2, f"{int(band.sum())} of {band.numel()} pixels are in the boundary band"
+    return ~band
+
+
+@cache
+def judgement(name: str) -> Outcome:
+    """What the reference makes of the named example."""
+    return evaluate(reference.render, example(name), torch.float64, outside_band(name))
+
+
+def assert_images_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:
+    """Colours and alpha agree in all pixels `counted`, and no pixel at all is NaN."""
+    for name in ("image", "alpha"):
+        found: Tensor = getattr(actual, name)
+        wanted: Tensor = getattr(expected, name)
+        assert found.shape == wanted.shape, f"{name}: shape {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+        assert torch.isfinite(found).all(), f"{name} has pixels that are not finite"
+        error = ((found - wanted).abs() * counted).max().item()
+        assert error <= backend.image, f"{name} is off by {error:.2e}, allowed {backend.image:.0e}"
+
+
+def assert_gradients_agree(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+    """Every tensor agrees, relative to its largest expected entry; where that is zero, exactly."""
+    assert actual.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert_close(actual[name], wanted, tolerance, name)
+
+
+def assert_radii_agree(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """The same Gaussians are drawn, and each radius agrees relative to itself."""
+    assert torch.equal(actual > 0, expected > 0), f"drawn differently: {(actual > 0).ne(expected > 0).nonzero()}"
+    error = (actual - expected).abs()
+    assert (error <= tolerance * expected).all(), f"radii are off by {error.max():.2e}"
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
+    """The largest difference is at most `tolerance` times the largest expected entry (NaN is a difference)."""
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    if expected.numel() == 0:
+        return
+    error, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
+    assert error <= tolerance * largest, f"{name} is off by {error:.2e}, {tolerance:.0e} of {largest:.2e} is allowed"

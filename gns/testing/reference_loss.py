@@ -1,0 +1,44 @@
+"""The photometric loss written out in torch, for autograd to differentiate: the judge of `gns.losses.photometric`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+SSIM_WEIGHT = 0.2
+WINDOW = 11
+SIGMA = 1.5
+C1, C2 = 0.01**2, 0.03**2
+
+
+def reference_photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """0.8·L1 + 0.2·(1 − SSIM), means over all pixels and channels, in float64.
+
+    `image` is [3, H, W], `target` uint8 [H, W, 3], `mask` bool [H, W]: both images are multiplied by it first. SSIM is
+    that of Wang et al. 2004 with an 11 × 11 Gaussian window (σ 1.5) and zero padding.
+    """
+    x = image.to(torch.float64)
+    y = target.movedim(-1, 0).to(torch.float64) / 255
+    if mask is not None:
+        x, y = x * mask, y * mask
+    l1 = (x - y).abs().mean()
+    return (1 - SSIM_WEIGHT) * l1 + SSIM_WEIGHT * (1 - ssim_map(x, y).mean())
+
+
+def ssim_map(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM around every pixel of two images [3, H, W]."""
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    profile = torch.exp(-(offsets**2) / (2 * SIGMA**2))
+    window = torch.outer(profile, profile) / profile.sum() ** 2
+
+    def blur(values: Tensor) -> Tensor:
+        return conv2d(values[:, None], window[None, None], padding=WINDOW // 2)[:, 0]
+
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x = blur(x * x) - mean_x**2
+    variance_y = blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    structure = (2 * covariance + C2) / (variance_x + variance_y + C2)
+    return luminance * structure

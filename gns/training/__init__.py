@@ -1,0 +1,1 @@
+"""A run: its state, its loop, and those who watch."""

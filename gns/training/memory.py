@@ -1,0 +1,131 @@
+"""What a run needs of a GPU's memory: an estimate, where the photos are kept, and what to say when it is not enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from gns.errors import UserError
+from gns.gaussian_renderer.backends.gpu import rendering_bytes
+from gns.scene import View
+
+INSTANCES_A_GAUSSIAN = 3  # tile instances in a dense model; 2 to 4 on photos of 1.6 megapixels
+_SLOTS = 4  # uploads under way at a time
+_GIGA = 1e9
+
+
+def training_bytes(gaussians: int, sh_degree: int, pixels: int) -> int:
+    """Most memory that training takes at once with this many Gaussians and photos of `pixels`, without the photos.
+
+    In bytes a Gaussian of degree 3: parameters, gradients and two moments 4 · 236, statistics 8; while rows are cut and
+    joined, the old parameters 236 and one new tensor, at most 180; the rest is the renderer's. 1.8 M Gaussians at 1.6
+    megapixels come to 3.5 GB; torch and the driver add half a gigabyte of their own.
+    """
+    rest = 3 * ((sh_degree + 1) ** 2 - 1)
+    parameters, largest = 4 * (14 + rest), 4 * max(rest, 4)
+    model = gaussians * (4 * parameters + 8)
+    surgery = gaussians * (parameters + largest)
+    return model + surgery + rendering_bytes(gaussians, INSTANCES_A_GAUSSIAN * gaussians, pixels)
+
+
+def photo_bytes(views: Sequence[View]) -> int:
+    """Memory of all photos and masks as 8-bit pixels, with the edge maps that the survey will add."""
+    return sum(
+        view.image.numel() + view.image[..., 0].numel() + (0 if view.mask is None else view.mask.numel())
+        for view in views
+    )
+
+
+def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence[View]:
+    """The views with their pixels on `device`: for good if they fit into `room` bytes, else copied when asked for."""
+    if device.type == "cpu":
+        return views
+    if photo_bytes(views) > room:
+        return Uploads(views, device)
+    return [
+        replace(
+            view,
+            image=view.image.contiguous().to(device),
+            mask=None if view.mask is None else view.mask.contiguous().to(device),
+        )
+        for view in views
+    ]
+
+
+def room_for_photos(device: torch.device, needed: int) -> int:
+    """Bytes of the free memory of `device` that are left when training has what it needs."""
+    if device.type == "cpu":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return free - needed
+
+
+class Uploads(Sequence[View]):
+    """Views whose pixels stay in main memory and are copied to the device when one is asked for.
+
+    They pass through a ring of page-locked buffers, so that the host does not wait for a copy to end.
+    """
+
+    def __init__(self, views: Sequence[View], device: torch.device) -> None:
+        self._views = views
+        self._device = device
+        self._pinned = device.type == "cuda"
+        size = max(view.image.numel() for view in views)
+        self._ring = [torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned) for _ in range(_SLOTS)]
+        self._done: list[torch.cuda.Event | None] = [None] * _SLOTS
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    @overload
+    def __getitem__(self, index: int) -> View: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[View]: ...
+    def __getitem__(self, index: int | slice) -> View | list[View]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        view = self._views[index]
+        mask = None if view.mask is None else self._upload(view.mask.contiguous().view(torch.uint8)).view(torch.bool)
+        return replace(view, image=self._upload(view.image), mask=mask)
+
+    def _upload(self, values: Tensor) -> Tensor:
+        """A copy of uint8 `values` on the device."""
+        slot, self._next = self._next, (self._next + 1) % _SLOTS
+        if (done := self._done[slot]) is not None:
+            done.synchronize()  # of the copy before the last three: long past
+        staged = self._ring[slot][: values.numel()].view(values.shape)
+        staged.copy_(values)
+        copy = torch.empty_like(staged, device=self._device, pin_memory=False)
+        copy.copy_(staged, non_blocking=True)
+        if self._pinned:
+            self._done[slot] = torch.cuda.current_stream(self._device).record_event()
+        return copy
+
+
+@contextmanager
+def shortage_explained(device: torch.device, needed: int, gaussians: int) -> Iterator[None]:
+    """Turn a lack of GPU memory inside the block into a UserError that says what a run takes and what to lower.
+
+    `needed` is the estimate in bytes for a run that grows to `gaussians`.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(shortage(device, needed, gaussians)) from error
+
+
+def shortage(device: torch.device, needed: int, gaussians: int) -> str:
+    """The sentence for a lack of GPU memory."""
+    free, total = torch.cuda.mem_get_info(device)
+    ours = torch.cuda.memory_reserved(device)
+    return (
+        f"the memory of {device} is used up: growing to {gaussians:,} Gaussians takes about {needed / _GIGA:.1f} GB, "
+        f"and of its {total / _GIGA:.1f} GB other programs leave {(free + ours) / _GIGA:.1f}; lower --final-budget or "
+        "give -r a smaller width, or close those programs and go on from the last checkpoint with --resume"
+    )

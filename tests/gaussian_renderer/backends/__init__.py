@@ -1,0 +1,1 @@
+"""Tests of gns.gaussian_renderer.backends."""

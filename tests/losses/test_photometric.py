@@ -1,0 +1,197 @@
+"""The photometric loss, against torch's autograd, scipy's filters and finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.ndimage import correlate1d
+from torch import Tensor
+
+from gns.losses.photometric import photometric_loss
+from gns.testing.comparison import Backend, assert_close
+from gns.testing.reference_loss import reference_photometric_loss, ssim_map
+
+Array = npt.NDArray[np.float64]
+# Height, width: below, at and above the window; at and above the rows that the CPU takes at a time.
+SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33), (64, 9), (150, 20)]
+
+
+def images(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """An image [3, H, W] that strays from [0, 1] and never equals its target uint8 [H, W, 3], and a mask [H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.linspace(0, 1, height)[:, None, None]
+    columns = torch.linspace(0, 1, width)[None, :, None]
+    pattern = 0.5 + 0.3 * torch.sin(9 * rows + torch.arange(3)) * torch.cos(7 * columns)
+    target = (255 * pattern + 40 * torch.randn(height, width, 3, generator=generator)).clamp(0, 255).to(torch.uint8)
+    sign = torch.where(torch.rand(3, height, width, generator=generator) < 0.5, -1.0, 1.0)
+    error = sign * (0.02 + 0.3 * torch.rand(3, height, width, generator=generator))
+    image = (target.movedim(-1, 0) / 255 + error).double()
+    return image.float().double(), target, torch.rand(height, width, generator=generator) < 0.6
+
+
+def loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Production loss and its gradient by the image, as float64."""
+    leaf = image.detach().clone().to(dtype).requires_grad_()
+    loss = photometric_loss(leaf, target, mask)
+    torch.autograd.backward(3 * loss)
+    assert leaf.grad is not None and loss.dtype == dtype and loss.shape == ()
+    return loss.detach().double(), leaf.grad.double() / 3
+
+
+def expected_loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    leaf = image.clone().requires_grad_()
+    loss = reference_photometric_loss(leaf, target, mask)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), gradient
+
+
+LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def assert_loss_agrees(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    error = (actual[0] - expected[0]).abs().item()
+    assert error <= LOSS_TOLERANCE[dtype], f"loss is off by {error:.2e}"
+    assert_close(actual[1], expected[1], GRADIENT_TOLERANCE[dtype], "gradient")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_loss_and_gradient_agree_with_the_reference(height: int, width: int, masked: bool, backend: Backend) -> None:
+    image, target, mask = images(height, width)
+    mask_or_none = mask if masked else None
+    actual = loss_and_gradient(image, target, mask_or_none, backend.dtype)
+    assert_loss_agrees(actual, expected_loss_and_gradient(image, target, mask_or_none), backend.dtype)
+
+
+def test_a_large_image_agrees_too(backend: Backend) -> None:
+    image, target, mask = images(90, 130, seed=1)
+    expected = expected_loss_and_gradient(image, target, mask)
+    assert_loss_agrees(loss_and_gradient(image, target, mask, backend.dtype), expected, backend.dtype)
+
+
+def test_flat_areas_agree(backend: Backend) -> None:
+    """Where nothing varies, variances are differences of equal numbers."""
+    target = torch.full((30, 40, 3), 200, dtype=torch.uint8)
+    target[:, 20:] = 0
+    image = torch.full((3, 30, 40), 0.5, dtype=torch.float64)
+    expected = expected_loss_and_gradient(image, target, None)
+    assert_loss_agrees(loss_and_gradient(image, target, None, backend.dtype), expected, backend.dtype)
+
+
+def test_a_perfect_image_has_no_loss(backend: Backend) -> None:
+    _, target, _ = images(20, 30)
+    image = target.movedim(-1, 0).double() / 255
+    loss = photometric_loss(image.to(backend.dtype), target, None)
+    assert abs(loss.item()) <= LOSS_TOLERANCE[backend.dtype]
+
+
+def test_masked_pixels_get_exactly_no_gradient_and_do_not_count(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    loss, gradient = loss_and_gradient(image, target, mask, backend.dtype)
+    assert not gradient[:, ~mask].any() and gradient[:, mask].all()
+    other_image, other_target = image.clone(), target.clone()
+    other_image[:, ~mask] = 7.0
+    other_target[~mask] = 255 - other_target[~mask]
+    other_loss, other_gradient = loss_and_gradient(other_image, other_target, mask, backend.dtype)
+    assert torch.equal(loss, other_loss) and torch.equal(gradient, other_gradient)
+
+
+def test_a_full_mask_is_no_mask(backend: Backend) -> None:
+    image, target, mask = images(17, 16)
+    loss, gradient = loss_and_gradient(image, target, torch.ones_like(mask), backend.dtype)
+    plain_loss, plain_gradient = loss_and_gradient(image, target, None, backend.dtype)
+    assert torch.equal(loss, plain_loss) and torch.equal(gradient, plain_gradient)
+
+
+def test_two_runs_give_the_same_bits(backend: Backend) -> None:
+    image, target, mask = images(90, 130)
+    first, second = (loss_and_gradient(image, target, mask, backend.dtype) for _ in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_equals_finite_differences(masked: bool) -> None:
+    """In double precision; no pixel of the image equals its target, where L1 has a corner."""
+    image, target, mask = images(13, 9)
+
+    def loss(values: Tensor) -> Tensor:
+        return photometric_loss(values, target, mask if masked else None)
+
+    assert torch.autograd.gradcheck(loss, (image.requires_grad_(),), eps=1e-6, atol=1e-9, rtol=1e-6)
+
+
+# ---- an oracle from another library ----------------------------------------------------------------------------------
+
+
+def scipy_ssim(x: Array, y: Array) -> Array:
+    """SSIM map of two images [C, H, W] from scipy's one-dimensional filters."""
+    profile = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    profile /= profile.sum()
+
+    def blur(values: Array) -> Array:
+        for axis in (1, 2):
+            values = correlate1d(values, profile, axis=axis, mode="constant", cval=0.0)
+        return values
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    c1, c2 = 0.0001, 0.0009
+    ssim: Array = (2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return ssim
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_loss_agrees_with_scipy(height: int, width: int, masked: bool, backend: Backend) -> None:
+    image, target, mask = images(height, width, seed=2)
+    weight = mask.numpy() if masked else np.ones((height, width))
+    x, y = image.numpy() * weight, target.numpy().transpose(2, 0, 1) / 255 * weight
+    expected = 0.8 * np.abs(x - y).mean() + 0.2 * (1 - scipy_ssim(x, y).mean())
+    loss = photometric_loss(image.to(backend.dtype), target, mask if masked else None)
+    assert abs(loss.item() - expected) <= LOSS_TOLERANCE[backend.dtype]
+
+
+def test_the_reference_agrees_with_scipy() -> None:
+    image, target, mask = images(29, 31)
+    y = target.movedim(-1, 0).double() / 255
+    np.testing.assert_allclose(ssim_map(image, y).numpy(), scipy_ssim(image.numpy(), y.numpy()), atol=1e-13)
+    x, y = image * mask, y * mask
+    expected = 0.8 * (x - y).abs().mean() + 0.2 * (1 - scipy_ssim(x.numpy(), y.numpy()).mean())
+    assert reference_photometric_loss(image, target, mask).item() == pytest.approx(expected.item(), abs=1e-14)
+
+
+# ---- planted errors: each comparison must be able to fail ------------------------------------------------------------
+
+
+def test_comparison_fails_on_a_brighter_image(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    expected = expected_loss_and_gradient(image, target, mask)
+    with pytest.raises(AssertionError, match="loss"):
+        assert_loss_agrees(loss_and_gradient(image + 0.01, target, mask, backend.dtype), expected, backend.dtype)
+
+
+def test_comparison_fails_on_a_forgotten_or_inverted_mask(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    expected = expected_loss_and_gradient(image, target, mask)
+    for wrong in (None, ~mask):
+        with pytest.raises(AssertionError, match="loss"):
+            assert_loss_agrees(loss_and_gradient(image, target, wrong, backend.dtype), expected, backend.dtype)
+
+
+def test_comparison_fails_on_one_gradient_entry_off_by_one_percent(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    loss, gradient = expected_loss_and_gradient(image, target, mask)
+    wrong = gradient.clone().reshape(-1)
+    wrong[wrong.abs().argmax()] *= 1.01
+    with pytest.raises(AssertionError, match="gradient"):
+        assert_loss_agrees((loss, wrong.reshape(gradient.shape)), (loss, gradient), backend.dtype)
+
+
+def test_comparison_fails_on_channels_in_other_order(backend: Backend) -> None:
+    image, target, _ = images(47, 33)
+    expected = expected_loss_and_gradient(image, target, None)
+    with pytest.raises(AssertionError):
+        assert_loss_agrees(loss_and_gradient(image, target.flip(-1), None, backend.dtype), expected, backend.dtype)

@@ -1,0 +1,258 @@
+"""Candidates, edge survey, draws and the long-axis split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gns.gaussian_renderer import reference
+from gns.gaussian_renderer.output import RenderOutput
+from gns.model.population import Population
+from gns.rules.calendar import STANDARD, Growth
+from gns.rules.edge_growth import Densification, edge_survey, long_axis_split
+from gns.scene import Camera, Gaussians, View
+
+(GROWTH,) = STANDARD.growths
+B = 100
+
+
+def _gaussians(count: int, dtype: torch.dtype = torch.float32) -> Gaussians:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+
+    means = 0.6 * normal(count, 3)
+    return Gaussians(
+        means, 0.3 * normal(count, 3) - 2.5, normal(count, 4), normal(count), normal(count, 1, 3), normal(count, 3, 3)
+    )
+
+
+def _views(count: int) -> list[View]:
+    """Cameras in a row that look along +z, with noise for photos."""
+    random = np.random.default_rng(0)
+    views = []
+    for index in range(count):
+        pose = np.eye(4)
+        pose[:3, 3] = [0.1 * index, 0.0, 4.0]
+        camera = Camera(24, 16, 30.0, 30.0, 12.0, 8.0, pose, f"{index}.png")
+        views.append(View(camera, torch.from_numpy(random.integers(0, 256, (16, 24, 3), dtype=np.uint8))))
+    return views
+
+
+def _population(statistics: list[float], opacity_logits: Tensor | None = None) -> Population:
+    """A population whose mean screen gradients are `statistics`."""
+    count = len(statistics)
+    gaussians = _gaussians(count)
+    population = Population(gaussians if opacity_logits is None else replace(gaussians, opacity_logits=opacity_logits))
+    abs_grad = torch.stack([torch.tensor(statistics), torch.zeros(count)], dim=1)
+    population.observe(RenderOutput(torch.zeros(3, 1, 1), torch.zeros(1, 1), torch.ones(count), abs_grad))
+    return population
+
+
+def _densify(population: Population, it: int, views: list[View], *, seed: int = 0, survey_all: bool = False) -> None:
+    Densification(views, B).densify(
+        population,
+        GROWTH,
+        it,
+        survey_all=survey_all,
+        survey_generator=torch.Generator().manual_seed(seed),
+        split_generator=torch.Generator().manual_seed(seed + 1),
+    )
+
+
+# Candidates
+
+
+def test_candidates_reach_the_threshold() -> None:
+    statistic = torch.tensor([2.9e-4, 3.1e-4, 0.0, 1.0, 2.1e-4, torch.nan])
+    policy = Densification([], B)
+    assert policy.candidates(statistic, GROWTH, 600).tolist() == [1, 3]
+    assert policy.candidates(statistic, GROWTH, 14_500).tolist() == [1, 3]
+    assert policy.candidates(statistic, GROWTH, 14_600).tolist() == [0, 1, 3, 4]  # 3e-4/1.5 = 2e-4 while below 3·B
+    assert Densification([], 2).candidates(statistic, GROWTH, 14_600).tolist() == [1, 3]  # 3·2 = 6 are there
+
+
+# The event
+
+
+def test_all_candidates_split_where_there_is_room() -> None:
+    population = _population([1e-3] * 5 + [1e-5] * 10)
+    _densify(population, 4_000, [])  # budget 150: no survey is needed
+    assert len(population) == 20
+    assert not population.screen_gradients.any()
+
+
+def test_growth_stops_at_the_budget() -> None:
+    population = _population([1e-3] * 60)
+    _densify(population, 700, _views(3))  # ⌊300·√(200/14000)⌋ = 35 < 60: full already
+    assert len(population) == 60
+    _observe_again(population)
+    _densify(population, 1_300, _views(3))  # ⌊300·√(800/14000)⌋ = 71
+    assert len(population) == 71
+
+
+def _observe_again(population: Population) -> None:
+    count = len(population)
+    seen = RenderOutput(torch.zeros(3, 1, 1), torch.zeros(1, 1), torch.ones(count), torch.ones(count, 2))
+    population.observe(seen)
+
+
+def test_late_parents_are_drawn_by_their_statistic() -> None:
+    # 295 of 300: five of 200 candidates may split. Those of the first hundred weigh a million times more.
+    population = _population([1.0] * 100 + [1e-3] * 100 + [0.0] * 95)
+    before = population.gaussians.means.detach().clone()
+    _densify(population, 14_900, [])
+    assert len(population) == 300
+    gone = [row for row in range(295) if not (population.gaussians.means == before[row]).all(dim=1).any()]
+    assert len(gone) == 5 and max(gone) < 100
+
+
+def test_early_parents_are_drawn_by_the_survey() -> None:
+    # Half of the candidates lie behind all cameras: they contribute to no edge.
+    population = _population([1e-3] * 60)
+    with torch.no_grad():
+        population.gaussians.means[::2, 2] = -10.0
+    before = population.gaussians.means.detach().clone()
+    _densify(population, 1_300, _views(3))
+    gone = [row for row in range(60) if not (population.gaussians.means == before[row]).all(dim=1).any()]
+    assert len(gone) == 11 and all(row % 2 == 1 for row in gone)
+
+
+def test_generators_decide() -> None:
+    def survivors(seed: int) -> Tensor:
+        population = _population([1e-3] * 60)
+        _densify(population, 1_300, _views(12), seed=seed)
+        return population.gaussians.means.detach()
+
+    assert torch.equal(survivors(0), survivors(0))
+    assert not torch.equal(survivors(0), survivors(7))
+
+
+@pytest.mark.parametrize(("views", "survey_all", "surveyed"), [(30, False, 10), (30, True, 30), (4, False, 4)])
+def test_number_of_surveyed_views(views: int, survey_all: bool, surveyed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+
+    def spy(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
+        names.append(camera.name)
+        return torch.ones(len(gaussians))
+
+    monkeypatch.setattr("gns.rules.edge_growth.importance", spy)
+    _densify(_population([1e-3] * 60), 1_300, _views(views), survey_all=survey_all)
+    assert len(names) == len(set(names)) == surveyed
+
+
+def test_the_faint_go_except_at_the_last_event() -> None:
+    opacities = torch.tensor([0.0049, 0.0051, 0.5, 0.0])
+    for it, left in ((600, 2), (14_800, 2), (14_900, 4)):
+        population = _population([0.0] * 4, torch.logit(opacities))
+        _densify(population, it, [])
+        assert len(population) == left
+
+
+# The survey
+
+
+def test_survey_weighs_views_alike() -> None:
+    gaussians = _gaussians(20, torch.float64)
+    views = _views(3)
+    expected = torch.zeros(20, dtype=torch.float64)
+    for view in views:
+        seen = reference.render(view.camera, gaussians, torch.zeros(3), edges=view.edges).importance
+        assert seen is not None
+        expected += seen / seen[seen > 0].mean() / 3
+    assert expected.max() > 2 * expected[expected > 0].min()
+    assert torch.allclose(edge_survey(gaussians, views), expected, rtol=1e-9)
+
+
+def test_survey_of_views_that_see_nothing() -> None:
+    gaussians = _gaussians(20)
+    gaussians.means[:, 2] = -10.0
+    assert not edge_survey(gaussians, _views(2)).any()
+
+
+# The split
+
+
+def test_children_lie_on_the_longest_axis() -> None:
+    # A quarter turn about z maps the longest axis, the Gaussian's own x, to the world's y.
+    half = math.sqrt(0.5)
+    gaussians = Gaussians(
+        means=torch.tensor([[1.0, 2.0, 3.0]]),
+        log_scales=torch.tensor([[0.4, 0.2, 0.1]]).log(),
+        quats=3 * torch.tensor([[half, 0.0, 0.0, half]]),  # of any length
+        opacity_logits=torch.logit(torch.tensor([0.5])),
+        sh_dc=torch.ones(1, 1, 3),
+        sh_rest=torch.arange(9.0).view(1, 3, 3),
+    )
+    split = long_axis_split(gaussians, torch.tensor([0]))
+    children = split.children
+    assert split.parents.tolist() == [0]
+    offset = 1.35 * 0.4
+    assert torch.allclose(children.means, torch.tensor([[1.0, 2.0 + offset, 3.0], [1.0, 2.0 - offset, 3.0]]))
+    other = math.sqrt(1 - 0.45**2)
+    assert torch.allclose(children.log_scales.exp(), torch.tensor([[0.4 * 0.55, 0.2 * other, 0.1 * other]] * 2))
+    assert torch.allclose(children.opacities, torch.tensor([0.3, 0.3]))
+    for name in ("quats", "sh_dc", "sh_rest"):
+        assert torch.equal(getattr(children, name), getattr(gaussians, name).repeat_interleave(2, dim=0))
+
+
+def test_offsets_follow_the_covariance() -> None:
+    """For any rotation the offset is the eigenvector of the covariance with the largest eigenvalue."""
+    gaussians = _gaussians(50, torch.float64)
+    parents = torch.arange(0, 50, 2)
+    children = long_axis_split(gaussians, parents).children
+    half = (children.means[:25] - children.means[25:]) / 2
+    covariances = _covariances(gaussians)[parents]
+    values, vectors = torch.linalg.eigh(covariances)
+    expected = 1.35 * values[:, 2].sqrt()[:, None] * vectors[:, :, 2]
+    sign = (half * expected).sum(dim=1, keepdim=True).sign()
+    assert torch.allclose(half, sign * expected, rtol=1e-9)
+    assert torch.allclose((children.means[:25] + children.means[25:]) / 2, gaussians.means[parents], rtol=1e-12)
+
+
+def _covariances(gaussians: Gaussians) -> Tensor:
+    """R S² Rᵀ by conjugation of the unit axes with the quaternions."""
+    quats = gaussians.quats / gaussians.quats.norm(dim=1, keepdim=True)
+    w, v = quats[:, :1], quats[:, 1:]
+    columns = []
+    for axis in torch.eye(3, dtype=torch.float64):
+        u = axis.expand_as(v)
+        t = 2 * torch.linalg.cross(v, u)
+        columns.append(u + w * t + torch.linalg.cross(v, t))
+    rotation = torch.stack(columns, dim=2)
+    return rotation @ torch.diag_embed((2 * gaussians.log_scales).exp()) @ rotation.mT
+
+
+def test_extreme_opacities_stay_finite() -> None:
+    gaussians = replace(_gaussians(3), opacity_logits=torch.tensor([-120.0, 0.0, 120.0]))
+    opacity_logits = long_axis_split(gaussians, torch.tensor([0, 1, 2])).children.opacity_logits
+    expected = torch.tensor([-120.0 + math.log(0.6), math.log(0.3 / 0.7), math.log(0.6 / 0.4)])
+    assert torch.allclose(opacity_logits, expected.repeat(2))
+
+
+def test_growth_reaches_the_ceiling() -> None:
+    """From 60 Gaussians to 3·B, when all have large gradients at every event."""
+    population, views = _population([1e-3] * 60), _views(2)
+    for it in GROWTH.densify:
+        _densify(population, it, views)
+        with torch.no_grad():
+            population.gaussians.opacity_logits.fill_(0.0)
+        _observe_again(population)
+        assert len(population) <= max(60, GROWTH.budget(it, B))
+    assert len(population) == 3 * B
+
+
+def test_an_unlimited_budget_doubles() -> None:
+    growth: Growth = replace(GROWTH, ceiling=1e6)
+    population = _population([1e-3] * 8)
+    generator = torch.Generator()
+    Densification([], B).densify(
+        population, growth, 600, survey_all=False, survey_generator=generator, split_generator=generator
+    )
+    assert len(population) == 16

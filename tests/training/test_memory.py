@@ -1,0 +1,116 @@
+"""The estimate of memory, photos that fit and photos that do not, and the sentence for a lack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gns.arguments import TrainConfig
+from gns.errors import UserError
+from gns.gaussian_renderer.backends import gpu as cuda
+from gns.model.population import Population
+from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.training import loop as training
+from gns.training import memory as gpu_memory
+from gns.training.loop import train
+from gns.training.memory import Uploads, photo_bytes, shortage_explained, training_bytes, views_on
+
+
+def _views(count: int = 6, masked: bool = True) -> list[View]:
+    random = np.random.default_rng(0)
+    views = []
+    for index in range(count):
+        height, width = 8 + index, 12  # photos of a scene may differ in size
+        image = torch.from_numpy(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        mask = torch.from_numpy(random.random((height, width)) > 0.5) if masked and index % 2 else None
+        views.append(View(Camera(width, height, 9.0, 9.0, 6.0, 4.0, np.eye(4), f"{index}.png"), image, mask))
+    return views
+
+
+def test_large_models_fit_small_cards() -> None:
+    needed = training_bytes(1_800_000, 3, 1_600_000)
+    assert 3.2e9 < needed < 3.5e9  # the docstring's 3.3 GB, under the 4 GB that a 6 GB card leaves
+
+
+def test_the_estimate_counts_every_row() -> None:
+    """What a population really allocates is what the estimate says of it."""
+    count = 1000
+    gaussians = Gaussians(
+        *(torch.zeros(count, *shape) for shape in ((3,), (3,), (4,), (), (1, 3), (15, 3)))  # degree 3
+    )
+    state = Population(gaussians).state_dict()
+    tensors = [value for group in state["groups"].values() for value in group.values() if torch.is_tensor(value)]
+    tensors += [state["gradient_sum"], state["visits"]]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    largest, parameters = 4 * 45 * count, 4 * 59 * count
+    rendering = cuda.rendering_bytes(count, 3 * count, 500)
+    assert training_bytes(count, 3, 500) == held + parameters + largest + rendering
+    assert training_bytes(count, 0, 500) < training_bytes(count, 1, 500) < training_bytes(count, 3, 500)
+
+
+def test_photos_are_counted_with_masks_and_edges() -> None:
+    views = _views(2)
+    assert photo_bytes(views) == 8 * 12 * 4 + 9 * 12 * 5
+
+
+@pytest.mark.parametrize("room", [10**9, 0])
+def test_views_on_another_device(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = _views()
+    assert views_on(views, torch.device("cpu"), room) is views
+    moved = views_on(views, torch.device("meta"), room)  # a device like any other, without pixels
+    assert isinstance(moved, Uploads) == (room == 0)
+    assert len(moved) == len(views)
+    if room:
+        assert [view.image.device.type for view in moved] == ["meta"] * len(views)
+        assert [view.mask is None for view in moved] == [view.mask is None for view in views]
+
+
+def test_uploaded_pixels_are_those_of_the_photo() -> None:
+    views = _views()
+    uploads = Uploads(views, torch.device("cpu"))
+    kept = [uploads[index] for index in (0, 3, 5, 1, 3)]  # more at a time than the ring has slots
+    for view, index in zip([*kept, *uploads[1:3]], (0, 3, 5, 1, 3, 1, 2), strict=True):
+        original = views[index]
+        assert view.camera is original.camera and torch.equal(view.image, original.image)
+        assert torch.equal(view.edges, original.edges)
+        if original.mask is None:
+            assert view.mask is None
+        else:
+            assert view.mask is not None and torch.equal(view.mask, original.mask) and view.mask.dtype == torch.bool
+    assert [view.camera.name for view in uploads] == [view.camera.name for view in views]
+
+
+def test_a_lack_of_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_500_000_000, 6_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2_000_000_000)
+    with pytest.raises(UserError) as caught, shortage_explained(torch.device("cuda", 0), 3_300_000_000, 1_800_000):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+    text = str(caught.value)
+    assert "growing to 1,800,000 Gaussians takes about 3.3 GB" in text
+    assert "of its 6.0 GB other programs leave 3.5" in text
+    assert "--final-budget" in text and "--resume" in text and "\n" not in text
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="another"), shortage_explained(torch.device("cuda", 0), 1, 1):
+        raise RuntimeError("another")
+
+
+def test_training_that_runs_out_of_memory_ends_with_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu_memory, "shortage", lambda device, needed, gaussians: f"{gaussians} need {needed}")
+    points = PointCloud(np.random.default_rng(0).normal(size=(50, 3)), np.zeros((50, 3), np.uint8))
+    scene = Scene("tiny", _views(3), [], points, 1.0, (0.0, 0.0, 0.0))
+    config = TrainConfig(source_path=Path("none"), model_path=Path("none"), final_budget=200, quiet=True)
+    monkeypatch.setattr(training.Trainer, "advance", exhausted)
+    with pytest.raises(UserError, match=f"600 need {training_bytes(600, 3, 12 * 10)}"):
+        train(config, scene)
+    # Nor is a checkpoint blamed that finds no room.
+    monkeypatch.setattr(Population, "from_state_dict", exhausted)
+    with pytest.raises(UserError, match="600 need"):
+        train(config, scene, checkpoint={"iteration": 0, "population": {}})
