@@ -1,6 +1,7 @@
 """The options of every command: frozen dataclasses ↔ command line ↔ config.json.
 
-A field is declared once, with its default, help and checks; `gns.utils.option_table` derives the rest.
+A field is declared once, with its default, help and checks; `gns.utils.option_table` derives the rest. The options of a
+rule stand in its own file, and appear here because `gns.rules` lists it.
 """
 
 from __future__ import annotations
@@ -9,20 +10,30 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from gns import __version__
 from gns.errors import UserError
-from gns.rules.calendar import SCHEDULES
-from gns.utils.option_table import build, check, flag, from_json, given_options, option, option_of, to_json
+from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, TEST_ITERATIONS, Rule, optimisation_of
+from gns.utils.option_table import (
+    build,
+    check,
+    described_fields,
+    flag,
+    from_json,
+    given_options,
+    option,
+    option_of,
+    to_json,
+)
 from gns.utils.quantities import format_count, parse_count, parse_size
 from gns.utils.torchrun import place
 
 CONFIG_FILE = "config.json"
-CONFIG_FORMAT = 1  # raise it when a field is added, removed or changes its meaning
+CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
 
 
@@ -67,16 +78,11 @@ class SceneConfig:
         default=False, metadata=option("white instead of black behind the scene", group="scene", short="-w")
     )
     eval: bool = field(default=True, metadata=option("hold out every 8th photo for testing", group="scene"))
-    sh_degree: int = field(
-        default=3, metadata=option("degree of view-dependent colour, 0 to 3", group="model", at_least=0)
-    )
 
     def __post_init__(self) -> None:
         check(self)
         if self.resolution == 0:
             raise UserError("--resolution is 0: give 1, 2, 4, 8, a width in pixels, or -1")
-        if self.sh_degree > 3:
-            raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,52 +103,58 @@ class MachineConfig:
             raise UserError(f"--device is {self.device!r}: choose auto, cpu, cuda or cuda:NUMBER")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(MachineConfig, SceneConfig):
-    """Everything a run depends on besides the scene's files. `final_budget` counts Gaussians."""
+def _lengths() -> str:
+    """The natural lengths of the default method's schedules, as --help lists them."""
+    (_, first), *others = ((name, optimisation_of(DEFAULT_METHOD, name).iterations) for name in SCHEDULES)
+    return ", ".join([str(first), *(f"{name} {length}" for name, length in others)])
 
-    final_budget: int = field(
+
+_FINAL_BUDGET = option(
+    "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB)",
+    group="model",
+    metavar="SIZE",
+    convert=_budget,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(MachineConfig):
+    """What a training does, whatever the scene and wherever its results go.
+
+    `final_budget` counts Gaussians; it is None for a method that grows to what it needs. `rules` holds the options of
+    each of the method's rules by its name; those left out have their defaults. Raises UserError for what cannot be.
+    """
+
+    final_budget: int | None = field(metadata=_FINAL_BUDGET)
+    sh_degree: int = field(
+        default=3, metadata=option("degree of view-dependent colour, 0 to 3", group="model", at_least=0)
+    )
+    method: str = field(
+        default=DEFAULT_METHOD,
         metadata=option(
-            "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB)",
-            group="model",
-            metavar="SIZE",
-            convert=_budget,
-        )
+            "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()),
+            group="training",
+            choices=tuple(METHODS),
+        ),
     )
     iterations: int = field(
         default=-1,
         metadata=option(
-            "training steps, -1: the schedule's own (30000, fast 15000), divided by the number of processes under "
+            f"training steps, -1: the schedule's own ({_lengths()}), divided by the number of processes under "
             "torchrun; the whole schedule scales with it",
             group="training",
             at_least=-1,
         ),
     )
     schedule: str = field(
-        default="standard",
+        default=SCHEDULES[0],
         metadata=option(
-            "the method's calendar: one long selection, or two short ones",
-            group="training",
-            choices=("standard", "fast"),
+            "the method's calendar: one long selection, or two short ones", group="training", choices=SCHEDULES
         ),
     )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
-    final_cut: str = field(
-        default="multinomial",
-        metadata=option(
-            "how the last surplus goes: drawn by opacity, or the lowest opacities",
-            group="training",
-            choices=("multinomial", "lowest"),
-        ),
-    )
-    detach_pressure: bool = field(
-        default=False,
-        metadata=option(
-            "keep the gradient of selection's early pressure out of its 1 / (1 − α) weight", group="training"
-        ),
-    )
     test_iterations: tuple[int, ...] = field(
-        default=(7_000,),
+        default=TEST_ITERATIONS,
         metadata=option(
             "when to measure the held-out photos; the last iteration always is, -1: no other",
             group="saving and testing",
@@ -150,6 +162,53 @@ class TrainConfig(MachineConfig, SceneConfig):
             changeable=True,
         ),
     )
+    rules: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        MachineConfig.__post_init__(self)
+        if self.sh_degree > 3:
+            raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule))
+        object.__setattr__(self, "rules", _complete(self.rules, self.method))
+        if not METHODS[self.method].budgeted:
+            if self.final_budget is not None:
+                raise UserError(f"--method {self.method} grows to what it needs: leave --final-budget out")
+        elif self.final_budget is None:
+            raise UserError(f"--final-budget is missing: {_FINAL_BUDGET['option'].help}")
+        elif self.final_budget < SMALLEST_BUDGET:
+            raise UserError(
+                f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
+            )
+
+
+def run_length(iterations: int, method: str, schedule: str) -> int:
+    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
+    if schedule not in METHODS[method].schedules:
+        raise UserError(
+            f"--method {method} has no schedule {schedule}: {', '.join(METHODS[method].schedules)} is its own"
+        )
+    if iterations == 0:
+        raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
+    return optimisation_of(method, schedule).iterations if iterations < 0 else iterations
+
+
+def _complete(rules: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """The options of all rules of `method`: those given, and defaults. Raises UserError where others are given."""
+    kinds = {rule.name: rule.Options for rule in METHODS[method].rules}
+    if strays := sorted(set(rules) - set(kinds)):
+        raise UserError(f"there is no rule {strays[0]!r} in method {method}: it has {', '.join(kinds)}")
+    complete = {name: rules[name] if name in rules else kind() for name, kind in kinds.items()}
+    for name, options in complete.items():
+        if type(options) is not kinds[name]:
+            raise UserError(f"the options of rule {name} are {kinds[name].__name__}(…), not {options!r}")
+        check(options)
+    return complete
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Config, SceneConfig):
+    """Everything a run of train.py depends on besides the scene's files."""
+
     save_iterations: tuple[int, ...] = field(
         default=(),
         metadata=option(
@@ -182,19 +241,7 @@ class TrainConfig(MachineConfig, SceneConfig):
 
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
-        MachineConfig.__post_init__(self)
-        object.__setattr__(self, "iterations", run_length(self.iterations, self.schedule))
-        if self.final_budget < SMALLEST_BUDGET:
-            raise UserError(
-                f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
-            )
-
-
-def run_length(iterations: int, schedule: str) -> int:
-    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
-    if iterations == 0:
-        raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
-    return SCHEDULES[schedule].iterations if iterations < 0 else iterations
+        Config.__post_init__(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +280,7 @@ class SuiteConfig(MachineConfig):
     output: Path = field(default=Path("output"), metadata=option("folder for the runs and tables", group="scenes"))
     small: bool = field(default=False, metadata=option("40 % of each budget", group="training"))
     schedule: str = field(
-        default="standard",
-        metadata=option("the method's calendar", group="training", choices=("standard", "fast")),
+        default=SCHEDULES[0], metadata=option("the method's calendar", group="training", choices=SCHEDULES)
     )
     iterations: int = field(
         default=-1, metadata=option("training steps a scene, -1: the schedule's own", group="training", at_least=-1)
@@ -243,27 +289,29 @@ class SuiteConfig(MachineConfig):
 
     def __post_init__(self) -> None:
         MachineConfig.__post_init__(self)
-        object.__setattr__(self, "iterations", run_length(self.iterations, self.schedule))
+        object.__setattr__(self, "iterations", run_length(self.iterations, DEFAULT_METHOD, self.schedule))
 
 
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
     """The configuration that a command line of render.py asks for. Raises UserError."""
     description = "Render the training and held-out views of a trained model."
-    config: RenderConfig = build(RenderConfig, given_options(RenderConfig, argv, prog=prog, description=description))
+    config: RenderConfig = build(RenderConfig, given_options([RenderConfig], argv, prog=prog, description=description))
     return config
 
 
 def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsConfig:
     """The configuration that a command line of metrics.py asks for. Raises UserError."""
     description = "Score rendered test views: PSNR, SSIM and LPIPS."
-    config: MetricsConfig = build(MetricsConfig, given_options(MetricsConfig, argv, prog=prog, description=description))
+    config: MetricsConfig = build(
+        MetricsConfig, given_options([MetricsConfig], argv, prog=prog, description=description)
+    )
     return config
 
 
 def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
     """The configuration that a command line of test.py asks for. Raises UserError."""
     description = "Train, render and score every scene of budget.txt that is there, and print the tables."
-    config: SuiteConfig = build(SuiteConfig, given_options(SuiteConfig, argv, prog=prog, description=description))
+    config: SuiteConfig = build(SuiteConfig, given_options([SuiteConfig], argv, prog=prog, description=description))
     return config
 
 
@@ -274,35 +322,70 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     (where the scene lies, the machine, what is saved and tested) may change. Raises UserError.
     """
     given = given_options(
-        TrainConfig,
+        [TrainConfig, *_option_tables()],
         sys.argv[1:] if argv is None else argv,
         prog=prog,
         description="Train a compact 3D Gaussian Splatting model of exactly the size you ask for.",
     )
+    given, of_rules = _parted(given)
     if isinstance(budget := given.get("final_budget"), FileSize):
         given["final_budget"] = _gaussians_that_fit(budget, given.get("sh_degree", 3))
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
+    method = given.get("method", DEFAULT_METHOD)
+    if not METHODS[method].budgeted and not given.get("resume"):
+        given.setdefault("final_budget", None)
     if "model_path" not in given and {"source_path", "final_budget"} <= set(given):
-        given["model_path"] = default_model_path(given["source_path"], given["final_budget"])
+        given["model_path"] = default_model_path(given["source_path"], given["final_budget"], method)
     if given.get("resume"):
-        return _resumed(given)
+        return _resumed(given, of_rules)
     # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
-    config: TrainConfig = build(TrainConfig, {"model_path": Path(), **given})
+    rules = {rule.name: rule.Options(**of_rules.pop(rule.name, {})) for rule in METHODS[method].rules}
+    _refuse_options_of_others(of_rules, method)
+    config: TrainConfig = build(TrainConfig, {"model_path": Path(), "rules": rules, **given})
     if given.get("iterations", -1) < 0:
         # Under torchrun an iteration learns from one view a process: as many views as one process would see.
         config = replace(config, iterations=math.ceil(config.iterations / place().size))
     return config
 
 
-def default_model_path(source_path: Path, final_budget: int) -> Path:
+def _all_rules() -> list[type[Rule[Any]]]:
+    """The rules of all methods, each once."""
+    return list(dict.fromkeys(rule for method in METHODS.values() for rule in method.rules))
+
+
+def _option_tables() -> list[type]:
+    return [rule.Options for rule in _all_rules()]
+
+
+def _parted(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The options of the run itself, and those of rules by the rule's name."""
+    own, of_rules = dict(given), dict[str, dict[str, Any]]()
+    for rule in _all_rules():
+        if theirs := {field.name: own.pop(field.name) for field in fields(rule.Options) if field.name in own}:
+            of_rules[rule.name] = theirs
+    return own, of_rules
+
+
+def _refuse_options_of_others(of_rules: Mapping[str, Mapping[str, Any]], method: str) -> None:
+    for rule, options in of_rules.items():
+        theirs = [name for name, other in METHODS.items() if rule in {kind.name for kind in other.rules}]
+        raise UserError(
+            f"{flag(next(iter(options)))} is an option of --method {' and '.join(theirs)}, and this run is {method}: "
+            "leave it out"
+        )
+
+
+def default_model_path(source_path: Path, final_budget: int | None, method: str = DEFAULT_METHOD) -> Path:
     """The output folder of a run whose command line names none, such as `output/garden-600k`."""
-    return Path("output") / f"{source_path.name}-{format_count(final_budget)}"
+    size = [] if final_budget is None else [format_count(final_budget)]
+    return Path("output") / "-".join([source_path.name, *size, *([] if method == DEFAULT_METHOD else [method])])
 
 
 def config_text(config: TrainConfig) -> str:
     """The text of config.json."""
-    return json.dumps({"format": CONFIG_FORMAT, "gns": __version__, "options": to_json(config)}, indent=2) + "\n"
+    options = {**to_json(config), "rules": {name: to_json(options) for name, options in config.rules.items()}}
+    return json.dumps({"format": CONFIG_FORMAT, "gns": __version__, "options": options}, indent=2) + "\n"
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -323,13 +406,25 @@ def read_config(path: Path) -> TrainConfig:
             f"{path} has format {found!r}, and this version of gns reads {CONFIG_FORMAT}: use the version that wrote it"
         )
     try:
-        config: TrainConfig = from_json(TrainConfig, document["options"])
+        return _config_of(document["options"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
+    own = dict(stored)
+    by_rule = own.pop("rules", None)
+    if not isinstance(by_rule, dict) or not all(isinstance(options, dict) for options in by_rule.values()):
+        raise UserError("missing key 'rules'")
+    kinds = {rule.name: rule.Options for rule in _all_rules()}
+    if strays := sorted(set(by_rule) - set(kinds)):
+        raise UserError(f"unknown rule {strays[0]!r}")
+    rules = {name: from_json(kinds[name], options) for name, options in by_rule.items()}
+    config: TrainConfig = from_json(TrainConfig, own, rules=rules)
     return config
 
 
-def _resumed(given: dict[str, Any]) -> TrainConfig:
+def _resumed(given: dict[str, Any], of_rules: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
     """The stored configuration of the run that `given` names, with the changes that are allowed."""
     if "model_path" not in given:
         raise UserError("--resume needs the folder of the run to continue: name it with -m")
@@ -337,16 +432,24 @@ def _resumed(given: dict[str, Any]) -> TrainConfig:
     if not stored_at.exists():
         raise UserError(f"there is no run to resume in {given['model_path']}: leave out --resume to start one")
     stored = read_config(stored_at)
-    for option_field in fields(TrainConfig):
+    _refuse_options_of_others({name: of_rules[name] for name in of_rules if name not in stored.rules}, stored.method)
+    _refuse_changes(given, stored, given["model_path"])
+    for name, options in of_rules.items():
+        _refuse_changes(options, stored.rules[name], given["model_path"])
+    return replace(stored, **given)
+
+
+def _refuse_changes(given: Mapping[str, Any], stored: Any, model_path: Path) -> None:
+    """Raise UserError where a `given` option would change the result of a run that was started with `stored` ones."""
+    for option_field in described_fields(type(stored)):
         name, described = option_field.name, option_of(option_field)
         if name not in given or described.session or described.changeable:
             continue
         if given[name] != getattr(stored, name):
             raise UserError(
-                f"{flag(name)} is {given[name]}, but the run in {given['model_path']} was started with "
+                f"{flag(name)} is {given[name]}, but the run in {model_path} was started with "
                 f"{getattr(stored, name)}: leave the option out, or start another run with another -m"
             )
-    return replace(stored, **given)
 
 
 def _gaussians_that_fit(budget: FileSize, sh_degree: int) -> int:

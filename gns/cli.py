@@ -23,7 +23,7 @@ def train(argv: Sequence[str]) -> int:
     from gns.arguments import parse_train
 
     config = parse_train(argv, prog=_program("train"))
-    from gns.training.loop import run_training
+    from gns.commands.train import run_training
 
     return run_training(config)
 
@@ -44,7 +44,7 @@ def metrics(argv: Sequence[str]) -> int:
     from gns.arguments import parse_metrics
 
     config = parse_metrics(argv, prog=_program("metrics"))
-    from gns.metrics import evaluate_models
+    from gns.commands.metrics import evaluate_models
 
     return evaluate_models(config)
 

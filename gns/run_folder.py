@@ -34,7 +34,7 @@ from gns.scene.ply import load_ply, save_ply, save_points
 from gns.scene.scene import Scene
 from gns.utils.atomic_files import atomic_file, cannot_write, write_text
 
-CHECKPOINT_FORMAT = 1  # raise it when the content of a checkpoint changes its meaning
+CHECKPOINT_FORMAT = 2  # raise it when the content of a checkpoint changes its meaning
 _AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
 
 
@@ -260,7 +260,7 @@ def _camera_record(index: int, camera: Camera) -> dict[str, Any]:
     }
 
 
-def _cfg_args_text(config: SceneConfig) -> str:
+def _cfg_args_text(config: TrainConfig) -> str:
     """The line that other tools evaluate: the settings of a scene as 3DGS names them."""
     settings = argparse.Namespace(
         data_device="cpu",  # where they keep photos: main memory is there on every machine
@@ -282,7 +282,7 @@ def _read_cfg_args(path: Path, model_path: Path) -> SceneConfig:
         if not isinstance(call, ast.Call):
             raise ValueError("no call")
         written = {keyword.arg: keyword.value for keyword in call.keywords}
-        names = ("source_path", "images", "resolution", "white_background", "eval", "sh_degree")
+        names = ("source_path", "images", "resolution", "white_background", "eval")
         values = {name: ast.literal_eval(written[name]) for name in names if name in written}
         source_path = Path(values.pop("source_path"))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError):

@@ -36,7 +36,7 @@ class Team:
         self.size = size
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is rank 0, which alone writes files and shows progress."""
         return self.rank == 0
 
@@ -51,7 +51,7 @@ class Team:
         if self.size == 1:
             yield
             return
-        if not self.leads:  # rank 0 keeps what is there already
+        if not self.is_main:  # rank 0 keeps what is there already
             for values in sums:
                 values.zero_()
         yield
@@ -112,18 +112,18 @@ class Team:
             )
 
 
-ALONE = Team()
+SINGLE = Team()
 
 
 @contextmanager
 def joined_team(device: torch.device) -> Iterator[Team]:
-    """The team of the processes that torchrun started; `ALONE` without torchrun. They train on `device`.
+    """The team of the processes that torchrun started; `SINGLE` without torchrun. They train on `device`.
 
     Raises UserError where they do not find each other.
     """
     here = place()
     if here.size == 1:
-        yield ALONE
+        yield SINGLE
         return
     # Losses, flags and fingerprints travel from CPU to CPU, which does not make a host wait for its GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"

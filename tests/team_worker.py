@@ -75,9 +75,9 @@ def _whole(team: Team, folder: Path) -> dict[str, Any]:
 def _written(team: Team, folder: Path) -> dict[str, Any]:
     """The same run with everything that rank 0 writes and says."""
     config = _config(
-        folder, test_iterations=(40,), save_iterations=(50,), checkpoint_iterations=(77,), quiet=not team.leads
+        folder, test_iterations=(40,), save_iterations=(50,), checkpoint_iterations=(77,), quiet=not team.is_main
     )
-    run = RunFolder.create(config.model_path, config) if team.leads else None
+    run = RunFolder.create(config.model_path, config) if team.is_main else None
     return train(config, scene(), run, team=team).state_dict()
 
 
@@ -111,7 +111,7 @@ def _diverged(team: Team, folder: Path) -> None:
 
 def _stopped(team: Team, folder: Path) -> None:
     config = _config(folder / "stopped")
-    run = RunFolder.create(config.model_path, config) if team.leads else None
+    run = RunFolder.create(config.model_path, config) if team.is_main else None
     save = RunFolder.save_checkpoint
 
     def save_slowly(folder: RunFolder, state: dict[str, Any], iteration: int) -> Path:

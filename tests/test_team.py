@@ -26,7 +26,7 @@ from gns.model.adam import BETA1, BETA2, EPSILON, AdamGroup, AdamTensors, adam_s
 from gns.rules.calendar import SCHEDULES, STANDARD, Growth, Phase, Schedule, StepPeriod, every
 from gns.rules.edge_growth import Densification
 from gns.run_folder import RunFolder, read_checkpoint
-from gns.team import ALONE, Team, device_option, fingerprint
+from gns.team import SINGLE, Team, device_option, fingerprint
 from gns.testing.scene_files import small_scene, write_colmap
 from gns.training.loop import Trainer, TrainState, train
 from gns.utils.ply_file import count_rows
@@ -276,11 +276,11 @@ def test_nobody_waits_for_ever(tmp_path: Path) -> None:
 
 def test_a_team_of_one_exchanges_nothing() -> None:
     total = torch.ones(3)
-    with ALONE.summing([total]):
+    with SINGLE.summing([total]):
         total += 1
     assert total.tolist() == [2, 2, 2]
-    assert ALONE.any(True, False) == [True, False]
-    ALONE.require_equal({}, 1)
+    assert SINGLE.any(True, False) == [True, False]
+    SINGLE.require_equal({}, 1)
     assert place() == Place()
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gns.arguments import RenderConfig, SceneConfig
-from gns.gaussian_renderer import render, set_threads
+from gns.arguments import RenderConfig, SceneConfig, TrainConfig
+from gns.gaussian_renderer import render
 from gns.gaussian_renderer.devices import pick_device
+from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
 from gns.scene.readers import SceneOptions, read_scene
+from gns.utils.console import say
 from gns.utils.png import to_eight_bit, write_png
 
 
@@ -27,24 +29,28 @@ def render_run(config: RenderConfig) -> None:
     gaussians = run.load_model(iteration)
     scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
     device = pick_device(config.device)
-    # The native renderer has threads of its own: torch's would wait for work on the same cores.
-    torch.set_num_threads(1)
-    set_threads(config.threads)
     gaussians = gaussians.to(device)
-    for split, views, skipped in (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test)):
-        if not skipped and views:
-            _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+    splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
+    with renderer_threads(config.threads):
+        for split, views, skipped in splits:
+            if not skipped and views:
+                _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
 
 
-def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet: bool = False) -> Scene:
-    """The scene that a run was trained on, from `source_path` where it has moved. Raises UserError like its reader."""
-    options = SceneOptions(
+def scene_options(config: SceneConfig) -> SceneOptions:
+    """How a scene is read, from the options of a run."""
+    return SceneOptions(
         images=config.images,
         resolution=config.resolution,
         eval=config.eval,
         white_background=config.white_background,
+        seed=config.seed if isinstance(config, TrainConfig) else 0,
     )
-    return read_scene(source_path or config.source_path, options, report=_silent if quiet else print)
+
+
+def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet: bool = False) -> Scene:
+    """The scene that a run was trained on, from `source_path` where it has moved. Raises UserError like its reader."""
+    return read_scene(source_path or config.source_path, scene_options(config), lambda text: say(text, quiet))
 
 
 def _render_split(
@@ -62,7 +68,3 @@ def _render_split(
             image = render(view.camera, gaussians, background).image
         write_png(truths / name, view.image)
         write_png(renders / name, to_eight_bit(image).cpu())
-
-
-def _silent(_: str) -> None:
-    pass

@@ -8,13 +8,14 @@ from gns.gaussian_renderer import autograd
 from gns.gaussian_renderer.backends import cpu
 from gns.gaussian_renderer.backends import gpu as cuda
 from gns.gaussian_renderer.backends.cpu import instruction_sets, set_threads, thread_count, use_instruction_set
-from gns.gaussian_renderer.output import RenderOutput
+from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
 from gns.utils.workspace import Workspace
 
 __all__ = [
     "RenderOutput",
+    "ScreenGradients",
     "importance",
     "instruction_sets",
     "release_memory",
@@ -32,7 +33,7 @@ def render(
     *,
     edges: Tensor | None = None,
     sh_degree: int | None = None,
-    screen_gradients: bool = True,
+    screen_gradients: ScreenGradients = ScreenGradients(absolute=True),
     accumulate: bool = False,
     workspace: Workspace | None = None,
 ) -> RenderOutput:
@@ -62,7 +63,7 @@ def render(
         background,
         edges=edges,
         sh_degree=sh_degree,
-        screen_gradients=screen_gradients,
+        screen_gradients=screen_gradients.absolute,
         accumulate=accumulate,
         workspace=workspace,
     )

@@ -7,6 +7,20 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class ScreenGradients:
+    """Which gradients of the 2D means the backward pass fills."""
+
+    absolute: bool = False
+    signed: bool = False
+
+    def __bool__(self) -> bool:
+        return self.absolute or self.signed
+
+    def __or__(self, other: ScreenGradients) -> ScreenGradients:
+        return ScreenGradients(self.absolute or other.absolute, self.signed or other.signed)
+
+
 @dataclass(frozen=True, eq=False)
 class RenderOutput:
     """A rendered view and what training asks of it."""

@@ -1,12 +1,13 @@
-"""Who is alive: the only owner of everything that has one row per Gaussian, and the only place that adds or drops rows.
+"""The only owner of everything that has one row per Gaussian, and the only place that adds or drops rows.
 
-Parameters, gradients, Adam's moments and the densification statistics are cut and joined together, by the same indices.
+Parameters, gradients, Adam's moments and the further numbers that rules ask for are cut and joined together, by the
+same indices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,11 +16,27 @@ import torch
 from torch import Tensor
 
 from gns.errors import UserError
-from gns.gaussian_renderer.output import RenderOutput
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.scene import Gaussians
 from gns.scene.gaussians import as_planes
 from gns.utils.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A further number, or vector, per Gaussian. It begins at `initial`, and so it does for a child that inherits
+    nothing."""
+
+    name: str
+    width: int | None = None  # components: [N, width]; None for a plain number, [N]
+    initial: float = 0.0
+    rate: float | None = None  # Adam's step size; None for what is not trained, such as a statistic
+    inherited: bool = False  # whether a child has its parent's value
+
+    def rows(self, count: int, like: Tensor) -> Tensor:
+        """The values of `count` Gaussians at their beginning, with dtype and device of `like`."""
+        shape = (count,) if self.width is None else (count, self.width)
+        return as_planes(like.new_full(shape, self.initial))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +45,7 @@ class Split:
 
     parents: Tensor  # [K] int64, distinct rows
     children: Gaussians  # any number of rows
+    origins: Tensor  # int64, the row from which each child inherits
 
 
 @dataclass(eq=False)
@@ -37,6 +55,7 @@ class _Group:
     parameter: Tensor  # a leaf; its `grad` is the sum of gradients since the last step
     first_moment: Tensor
     second_moment: Tensor
+    steps: int = 0  # that Adam has made
 
     @classmethod
     def begin(cls, values: Tensor) -> _Group:
@@ -70,6 +89,29 @@ class _Group:
         self.parameter = edit.applied_to(self.parameter.detach(), children).requires_grad_()
         self.parameter.grad = gradient
 
+    def overwrite(self, rows: Tensor, values: Tensor) -> None:
+        """Other `values` for the `rows`, with zero gradients and moments."""
+        self.parameter[rows] = values
+        for forgotten in (self.gradient, self.first_moment, self.second_moment):
+            forgotten[rows] = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The group as plain tensors and its number of steps."""
+        return {
+            "parameter": self.parameter.detach(),
+            "gradient": self.gradient,
+            "first_moment": self.first_moment,
+            "second_moment": self.second_moment,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Everything of `saved` but the parameter, with which the group was begun. Raises KeyError."""
+        self.gradient.copy_(saved["gradient"])
+        self.first_moment.copy_(saved["first_moment"])
+        self.second_moment.copy_(saved["second_moment"])
+        self.steps = saved["steps"]
+
 
 class _Edit:
     """Rows to keep, and how many to append."""
@@ -96,79 +138,106 @@ class _Edit:
 
 
 class Population:
-    """N Gaussians with their gradients, their optimiser and their densification statistics.
+    """N Gaussians with their gradients, their optimiser, and the further numbers that rules ask for.
 
     The gradients are allocated in advance and only ever added to: by the renderer's backward pass (`accumulate=True`)
     and by autograd. `step` zeroes those that it applies. Edits replace the tensors, so hold no reference across one.
     """
 
-    def __init__(self, gaussians: Gaussians) -> None:
+    def __init__(self, gaussians: Gaussians, extras: Sequence[Extra] = ()) -> None:
+        self._extras = {extra.name: extra for extra in extras}
         self._groups = {name: _Group.begin(values) for name, values in gaussians.named_tensors()}
-        self._steps = dict.fromkeys(self._groups, 0)
-        self._gradient_sum = torch.zeros_like(
-            gaussians.opacity_logits
-        )  # [N], of the norms of the absolute screen gradient
-        self._visits = torch.zeros_like(gaussians.opacity_logits)  # [N], iterations in which the Gaussian was drawn
+        self._statistics: dict[str, Tensor] = {}
+        for extra in extras:
+            rows = extra.rows(len(gaussians), gaussians.opacity_logits.detach())
+            if extra.rate is None:
+                self._statistics[extra.name] = rows
+            else:
+                self._groups[extra.name] = _Group.begin(rows)
         self._scratch = Workspace(gaussians.means.device)
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
-        return Gaussians(**{name: group.parameter for name, group in self._groups.items()})
+        return Gaussians(**{name: group.parameter for name, group in self._groups.items() if name not in self._extras})
 
     def __len__(self) -> int:
         return len(self.gaussians)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of all parameter groups, trained extras included."""
+        return tuple(self._groups)
 
     @property
     def opacities(self) -> Tensor:
         """α = sigmoid(logit), [N], outside autograd."""
         return torch.sigmoid(self.gaussians.opacity_logits.detach())
 
-    @property
-    def screen_gradients(self) -> Tensor:
-        """Mean norm of the absolute screen gradient over the iterations that drew the Gaussian, [N]; 0 if none did."""
-        return self._gradient_sum / self._visits.clamp(min=1.0)
+    def extra(self, name: str) -> Tensor:
+        """The values of an `Extra`, [N] or [N, width]: a leaf of autograd where it is trained. Raises KeyError."""
+        return self._groups[name].parameter if name in self._groups else self._statistics[name]
 
-    @torch.no_grad()
-    def observe(self, seen: RenderOutput) -> None:
-        """Add one view to the densification statistics, after its backward pass."""
-        # `abs_grad` is zero where nothing was drawn: only the visits need the radii.
-        scratch = self._scratch.take("row", (len(self),))
-        self._gradient_sum += torch.hypot(seen.abs_grad[:, 0], seen.abs_grad[:, 1], out=scratch)
-        self._visits += torch.sign(seen.radii, out=scratch)
+    def scratch(self) -> Tensor:
+        """Uninitialised memory for a number per Gaussian, [N], float32; the next call hands out the same."""
+        return self._scratch.take("row", (len(self),))
 
     def sums(self, *, statistics: bool) -> list[Tensor]:
-        """What grows by one view after the other: all gradients and, on request, the densification statistics."""
+        """What grows by one view after the other: all gradients and, on request, the extras that are not trained."""
         gradients = [group.gradient for group in self._groups.values()]
-        return [*gradients, self._gradient_sum, self._visits] if statistics else gradients
-
-    def restart_statistics(self) -> None:
-        """Forget what was observed."""
-        self._gradient_sum.zero_()
-        self._visits.zero_()
+        return [*gradients, *self._statistics.values()] if statistics else gradients
 
     @torch.no_grad()
     def keep(self, mask: Tensor) -> None:
         """Drop the Gaussians whose `mask` [N] is False. Raises UserError where none would be left."""
         if mask.all():
             return
-        self._edit(mask.nonzero().squeeze(1), None)
+        self._edit(mask.nonzero().squeeze(1))
 
     @torch.no_grad()
     def split(self, split: Split) -> None:
-        """Put children in the place of their parents: at the end, without gradients, moments and statistics."""
+        """Put children in the place of their parents: at the end, without gradients and moments."""
         mask = torch.ones(len(self), dtype=torch.bool, device=split.parents.device)
         mask[split.parents] = False
-        self._edit(mask.nonzero().squeeze(1), split.children)
+        self._edit(mask.nonzero().squeeze(1), split.children, split.origins)
 
-    def _edit(self, survivors: Tensor, children: Gaussians | None) -> None:
+    @torch.no_grad()
+    def append(self, children: Gaussians, origins: Tensor) -> None:
+        """Add `children` at the end, without gradients and moments; `origins` are the rows that they inherit from."""
+        everyone = torch.arange(len(self), device=origins.device)
+        self._edit(everyone, children, origins)
+
+    @torch.no_grad()
+    def overwrite(self, rows: Tensor, values: Gaussians, origins: Tensor) -> None:
+        """Give the distinct `rows` [K] other parameters; their gradients, moments and what they inherit are new too.
+
+        `origins` [K] are the rows that they inherit from.
+        """
+        appended = self._appended(values, origins)
+        for name, group in self._groups.items():
+            group.overwrite(rows, appended[name])
+        for name, statistic in self._statistics.items():
+            statistic[rows] = appended[name]
+
+    def _appended(self, children: Gaussians, origins: Tensor) -> dict[str, Tensor]:
+        """The values with which children begin, by group and extra."""
+        inherited = {
+            name: self.extra(name).detach()[origins]
+            if extra.inherited
+            else extra.rows(len(children), children.opacity_logits)
+            for name, extra in self._extras.items()
+        }
+        return dict(children.named_tensors()) | inherited
+
+    def _edit(self, survivors: Tensor, children: Gaussians | None = None, origins: Tensor | None = None) -> None:
         edit = _Edit(survivors, 0 if children is None else len(children))
         if len(edit) == 0:
             raise UserError("no Gaussian is left: check the camera poses and the masks of the scene, they cannot fit")
-        appended: Mapping[str, Tensor] = {} if children is None else dict(children.named_tensors())
+        appended = {} if children is None or origins is None else self._appended(children, origins)
         for name, group in self._groups.items():
             group.edit(edit, appended.get(name))
-        self._gradient_sum = edit.applied_to(self._gradient_sum)
-        self._visits = edit.applied_to(self._visits)
+        self._statistics = {
+            name: edit.applied_to(values, appended.get(name)) for name, values in self._statistics.items()
+        }
         self.gaussians = self._view()
 
     @torch.no_grad()
@@ -179,48 +248,43 @@ class Population:
         group.first_moment.zero_()
         group.second_moment.zero_()
 
-    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int] | None = None) -> None:
+    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int]) -> None:
         """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group.
 
-        A step stands for `merged` steps by group, 1 by default: see `gns.model.adam.adam_step`.
+        A step stands for `merged` steps by group: see `gns.model.adam.adam_step`.
         """
         due = []
         for name in names:
-            group, times = self._groups[name], merged[name] if merged else 1
-            self._steps[name] += times
-            due.append(AdamGroup(group.tensors, rates[name], self._steps[name], times))
+            group = self._groups[name]
+            group.steps += merged[name]
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, merged[name]))
         adam_step(due)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above as plain tensors and integers. The tensors are the live ones: save them before going on."""
         return {
-            "groups": {
-                name: {
-                    "parameter": group.parameter.detach(),
-                    "gradient": group.gradient,
-                    "first_moment": group.first_moment,
-                    "second_moment": group.second_moment,
-                    "steps": self._steps[name],
-                }
-                for name, group in self._groups.items()
-            },
-            "gradient_sum": self._gradient_sum,
-            "visits": self._visits,
+            "groups": {name: group.state_dict() for name, group in self._groups.items()},
+            "statistics": dict(self._statistics),
         }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any], device: torch.device | None = None) -> Population:
+    def from_state_dict(
+        cls, state: Mapping[str, Any], extras: Sequence[Extra] = (), device: torch.device | None = None
+    ) -> Population:
         """The population that `state_dict` described, bit by bit, on `device` (default: where its tensors are).
 
-        Takes over those of its tensors that are there already. Raises KeyError.
+        Takes over those of its tensors that are there already. Raises KeyError where it lacks one of the `extras`, and
+        ValueError where it has others.
         """
-        groups = state["groups"]
-        population = cls(Gaussians(**{name: group["parameter"].to(device) for name, group in groups.items()}))
-        for name, group in groups.items():
-            population._groups[name].gradient.copy_(group["gradient"])
-            population._groups[name].first_moment.copy_(group["first_moment"])
-            population._groups[name].second_moment.copy_(group["second_moment"])
-            population._steps[name] = group["steps"]
-        population._gradient_sum.copy_(state["gradient_sum"])
-        population._visits.copy_(state["visits"])
+        groups, statistics = state["groups"], state["statistics"]
+        own = [name for name in groups if name not in {extra.name for extra in extras}]
+        population = cls(Gaussians(**{name: groups[name]["parameter"].to(device) for name in own}), extras)
+        if set(groups) != set(population._groups) or set(statistics) != set(population._statistics):
+            raise ValueError(f"its Gaussians keep {', '.join([*groups, *statistics])}")
+        for name, group in population._groups.items():
+            if name in population._extras:
+                group.parameter.detach().copy_(groups[name]["parameter"])
+            group.load_state_dict(groups[name])
+        for name, statistic in population._statistics.items():
+            statistic.copy_(statistics[name])
         return population

@@ -1,1 +1,67 @@
-"""Growth and selection: one rule a file."""
+"""Methods of training, each a combination of rules: how a model grows, and who is taken out of it.
+
+A new one is a file in this folder and its line in `METHODS`: command line, config.json, checkpoints and log follow.
+All iteration numbers of the package are in here. Importing this does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gns.rules import gns
+from gns.rules.base import Method, Plan, Rule, Run
+from gns.rules.optimisation import Optimisation
+
+if TYPE_CHECKING:
+    from gns.scene import View
+    from gns.team import Team
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "SCHEDULES",
+    "TEST_ITERATIONS",
+    "Method",
+    "Plan",
+    "Rule",
+    "Run",
+    "optimisation_of",
+    "plan_of",
+]
+
+METHODS: dict[str, Method] = {
+    "gns": gns.METHOD,
+}
+
+DEFAULT_METHOD, *_ = METHODS
+
+# The values of --schedule. Every method has the first.
+SCHEDULES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.schedules))
+
+TEST_ITERATIONS = (7_000,)  # when the held-out photos are measured besides the end, as 3DGS does
+
+
+def optimisation_of(method: str, schedule: str, iterations: int | None = None) -> Optimisation:
+    """The optimiser's calendar for a run of `iterations`, by default of the length that it was written for."""
+    natural = METHODS[method].schedules[schedule].optimisation
+    return natural if iterations is None else natural.scaled(iterations / natural.iterations)
+
+
+def plan_of(
+    method: str,
+    schedule: str,
+    iterations: int,
+    options: Mapping[str, Any],
+    *,
+    budget: int,
+    extent: float,
+    views: Sequence[View],
+    team: Team,
+) -> Plan:
+    """The rules of a method for one run. `options` are those of each rule, by its name; see `Run` for the rest."""
+    optimisation = optimisation_of(method, schedule, iterations)
+    factor = iterations / optimisation_of(method, schedule).iterations
+    run = Run(budget=budget, extent=extent, views=views, optimisation=optimisation, team=team)
+    pairs = zip(METHODS[method].rules, METHODS[method].schedules[schedule].rules, strict=True)
+    return Plan(optimisation, tuple(rule(run, calendar.scaled(factor), options[rule.name]) for rule, calendar in pairs))

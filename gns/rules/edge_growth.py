@@ -1,6 +1,7 @@
-"""Who has children: candidates by screen gradient, an edge survey to choose among them, and the long-axis split.
+"""Growth by long-axis splits: candidates by screen gradient, an edge survey to choose among them, and plain culls.
 
-Source: Improved-GS, arXiv 2508.12313, as used by GNS, arXiv 2511.16980.
+Source: Improved-GS (Deng et al., arXiv 2508.12313), as GNS uses it (arXiv 2511.16980); figures without another source
+are those of its released code.
 """
 
 from __future__ import annotations
@@ -8,16 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from gns.rules.base import Chance, Rule
+from gns.rules.calendar import Calendar, Date, Dates, Instant, SomeDates, every
+from gns.utils.deferred import deferred
 
-from gns.gaussian_renderer import importance
-from gns.model.population import Population, Split
-from gns.rules.calendar import Growth
-from gns.scene import Gaussians, View
-from gns.team import ALONE, Team
-from gns.utils.sampling import draw_without_replacement
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    import gns.gaussian_renderer as renderer
+    import gns.model.population as model
+    from gns.rules import screen_gradients
+    from gns.scene import Gaussians, View
+    from gns.team import Team
+    from gns.utils import sampling
+else:
+    torch = deferred("torch")
+    renderer = deferred("gns.gaussian_renderer")
+    model = deferred("gns.model.population")
+    screen_gradients = deferred("gns.rules.screen_gradients")
+    sampling = deferred("gns.utils.sampling")
 
 SURVEYED_VIEWS = 10  # of the training views, unless all of them are asked for
 
@@ -28,54 +41,170 @@ CHILD_OTHER_AXES = math.sqrt(1 - 0.45**2)
 CHILD_OPACITY = 0.6
 
 
-@dataclass(frozen=True, eq=False)
-class Densification:
-    """The method's policy for growth."""
+@dataclass(frozen=True)
+class Growth(Calendar):
+    """A stretch of densification: when, and how fast the population may grow."""
 
-    views: Sequence[View]  # the training views
-    final_budget: int  # B
-    team: Team = ALONE  # who shares the survey
+    observe: Dates  # iterations whose screen gradients enter the statistics
+    densify: Dates  # the events
+    survey_until: Date  # later events draw parents by the gradient statistic, earlier ones by the edge survey
+    ceiling: float  # size of the dense model, in final budgets
+    budget_from: Instant  # iteration at which the square-root budget curve is 0 …
+    budget_span: Instant  # … and the number of iterations it takes to reach the ceiling
+    gradient_threshold: float = 3e-4  # smallest statistic of a candidate
+    late_divisor: float = 1.5  # of that threshold, after `survey_until`, while there is room
+    min_opacity: float = 0.005  # fainter Gaussians go at every event but the last
 
-    def densify(
-        self,
-        population: Population,
-        growth: Growth,
-        it: int,
-        *,
-        survey_all: bool,
-        survey_generator: torch.Generator,
-        split_generator: torch.Generator,
-    ) -> None:
+    def budget(self, it: int, final_budget: int) -> int:
+        """Number of Gaussians allowed after the event of iteration `it`: ⌊ceiling·B·√((it − from)/span)⌋, capped."""
+        share = min(max((it - self.budget_from) / self.budget_span, 0.0), 1.0)
+        return math.floor(self.ceiling * final_budget * math.sqrt(share))
+
+
+@dataclass(frozen=True)
+class GrowthCalendar(Calendar):
+    """All dates of growth, and the culls between them."""
+
+    early_cleanup: Date
+    growths: tuple[Growth, ...]
+    full_surveys: SomeDates  # the densify events here score over all training views instead of a few
+    opacity_resets: SomeDates
+    recovery_prunes: SomeDates
+    early_cleanup_opacity: float = 0.02  # below this a Gaussian, started at 0.1, has been told to go
+    opacity_reset_ceiling: float = 0.05
+    recovery_prune_fraction: float = 0.2  # the faintest share, which has not recovered since the reset
+
+    def growth(self, it: int) -> Growth | None:
+        """The growth whose statistics are being gathered at `it`."""
+        return next((growth for growth in self.growths if it in growth.observe), None)
+
+    def surveys_all_views(self, it: int) -> bool:
+        """Whether the densify event of `it` is the first at or after one of `full_surveys`.
+
+        At the natural length those are events themselves; scaled milestones may fall between two scaled events.
+        """
+        growth = self.growth(it)
+        return growth is not None and any(it - growth.densify.step < full <= it for full in self.full_surveys)
+
+
+STANDARD = GrowthCalendar(
+    early_cleanup=300,
+    growths=(
+        Growth(
+            observe=every(1, 501, 14_999),
+            densify=every(100, 600, 14_900),
+            survey_until=14_500,
+            ceiling=3.0,
+            budget_from=500,
+            budget_span=14_000,
+        ),
+    ),
+    full_surveys=(3_400, 6_400),
+    opacity_resets=(3_000, 6_000, 9_000, 12_000),
+    recovery_prunes=(3_300, 6_300),
+)
+
+# The second growth starts from B Gaussians: its budget curve passes B about where it begins.
+FAST = GrowthCalendar(
+    early_cleanup=300,
+    growths=(
+        Growth(
+            observe=every(1, 501, 3_000),
+            densify=every(100, 600, 3_000),
+            survey_until=2_800,
+            ceiling=2.0,
+            budget_from=300,
+            budget_span=2_500,
+        ),
+        Growth(
+            observe=every(1, 6_001, 7_000),
+            densify=every(100, 6_100, 7_000),
+            survey_until=6_700,
+            ceiling=2.0,
+            budget_from=5_700,
+            budget_span=1_000,
+        ),
+    ),
+    full_surveys=(1_400, 2_400),
+    opacity_resets=(1_000, 2_000),
+    recovery_prunes=(1_300, 2_300),
+)
+
+
+@dataclass(frozen=True)
+class GrowthState:
+    """Growth remembers nothing between iterations but what the population holds."""
+
+
+class EdgeGrowth(Rule[GrowthState]):
+    """Splits what moves much on the screen, and among that what contributes most to the edges of the photos."""
+
+    name = "edge_growth"
+    chances = ("survey", "split")
+    calendar: GrowthCalendar
+
+    def extras(self) -> Sequence[model.Extra]:
+        return screen_gradients.EXTRAS
+
+    def most(self) -> int:
+        return math.ceil(max(growth.ceiling for growth in self.calendar.growths) * self.run.budget)
+
+    def begin(self) -> GrowthState:
+        return GrowthState()
+
+    def wants(self, it: int) -> renderer.ScreenGradients | None:
+        return None if self.calendar.growth(it) is None else screen_gradients.ABSOLUTE
+
+    def observe(
+        self, state: GrowthState, population: model.Population, output: renderer.RenderOutput, it: int
+    ) -> GrowthState:
+        screen_gradients.observe(population, output.abs_grad, output.radii)
+        return state
+
+    def edit(self, state: GrowthState, population: model.Population, it: int, chance: Chance) -> GrowthState:
+        calendar = self.calendar
+        growth = calendar.growth(it)
+        if growth and it in growth.densify:
+            self.densify(population, growth, it, chance)
+        if it == calendar.early_cleanup:
+            population.keep(population.opacities >= calendar.early_cleanup_opacity)
+        if it in calendar.recovery_prunes:
+            population.keep(all_but_faintest(population.opacities, calendar.recovery_prune_fraction))
+        if it in calendar.opacity_resets:
+            population.reset_opacities(calendar.opacity_reset_ceiling)
+        return state
+
+    def densify(self, population: model.Population, growth: Growth, it: int, chance: Chance) -> None:
         """The event of iteration `it`: split some Gaussians, drop the faint ones, restart the statistics.
 
-        `survey_all` surveys all training views instead of a few. The CPU generators choose the views to survey and the
-        parents.
+        The generators choose the views to survey and the parents.
         """
-        statistic = population.screen_gradients
+        statistic = screen_gradients.mean(population)
         parents = candidates = self.candidates(statistic, growth, it)
-        room = growth.budget(it, self.final_budget) - len(population)
+        room = growth.budget(it, self.run.budget) - len(population)
         if 0 < room < len(candidates):
-            if it <= growth.survey_until:
-                surveyed = self.views if survey_all else _some(self.views, survey_generator)
-                scores = edge_survey(population.gaussians, surveyed, self.team)
-            else:
-                scores = statistic
-            parents = candidates[draw_without_replacement(scores[candidates], room, split_generator)]
+            scores = self._scores(population, growth, it, chance) if it <= growth.survey_until else statistic
+            parents = candidates[sampling.draw_without_replacement(scores[candidates], room, chance["split"])]
         if room > 0 and len(parents) > 0:
             population.split(long_axis_split(population.gaussians, parents))
         if it != growth.densify[-1]:
             population.keep(population.opacities >= growth.min_opacity)
-        population.restart_statistics()
+        screen_gradients.restart(population)
 
     def candidates(self, statistic: Tensor, growth: Growth, it: int) -> Tensor:
         """Rows whose mean screen gradient [N] is large enough for a split, [K] int64, ascending."""
         threshold = growth.gradient_threshold
-        if it > growth.survey_until and len(statistic) < growth.budget(it, self.final_budget):
+        if it > growth.survey_until and len(statistic) < growth.budget(it, self.run.budget):
             threshold /= growth.late_divisor
         return (statistic >= threshold).nonzero().squeeze(1)
 
+    def _scores(self, population: model.Population, growth: Growth, it: int, chance: Chance) -> Tensor:
+        views = self.run.views
+        surveyed = views if self.calendar.surveys_all_views(it) else _some(views, chance["survey"])
+        return edge_survey(population.gaussians, surveyed, self.run.team)
 
-def edge_survey(gaussians: Gaussians, views: Sequence[View], team: Team = ALONE) -> Tensor:
+
+def edge_survey(gaussians: Gaussians, views: Sequence[View], team: Team) -> Tensor:
     """How much each Gaussian contributes to image edges, [N]: the mean over views of the normalised contribution.
 
     A view's contribution is Σ_pixels edge·T·α, divided by the mean of its positive values, so that every view counts
@@ -90,7 +219,7 @@ def edge_survey(gaussians: Gaussians, views: Sequence[View], team: Team = ALONE)
 
 
 def _edge_contribution(gaussians: Gaussians, view: View) -> Tensor:
-    contribution = importance(view.camera, gaussians, view.edges.to(gaussians.means.device))
+    contribution = renderer.importance(view.camera, gaussians, view.edges.to(gaussians.means.device))
     positive = (contribution > 0).sum().clamp(min=1)
     mean = contribution.sum() / positive
     return contribution / mean.clamp(min=torch.finfo(mean.dtype).tiny)
@@ -102,25 +231,30 @@ def _some(views: Sequence[View], generator: torch.Generator) -> list[View]:
     return [views[index] for index in chosen.tolist()]
 
 
-@torch.no_grad()
-def long_axis_split(gaussians: Gaussians, parents: Tensor) -> Split:
+def all_but_faintest(opacities: Tensor, fraction: float) -> Tensor:
+    """Mask [N] that leaves out the ⌊fraction·N⌋ lowest opacities; of equals the first stay."""
+    return sampling.mask_of_largest(opacities, len(opacities) - math.floor(fraction * len(opacities)))
+
+
+def long_axis_split(gaussians: Gaussians, parents: Tensor) -> model.Split:
     """Two children for each of the rows `parents` [K]: all of the one side first, then all of the other, [2K]."""
-    means, log_scales = gaussians.means[parents], gaussians.log_scales[parents]
-    quats, opacity_logits = gaussians.quats[parents], gaussians.opacity_logits[parents]
-    largest, axis = log_scales.max(dim=1)
-    offset = CHILD_OFFSET * largest.exp()[:, None] * _principal_axis(quats, axis)
-    is_long = torch.nn.functional.one_hot(axis, 3).bool()
-    child_log_scales = log_scales + torch.where(is_long, math.log(CHILD_LONG_AXIS), math.log(CHILD_OTHER_AXES))
-    both = (2, *(1,) * (gaussians.sh_rest.dim() - 1))
-    children = Gaussians(
-        means=torch.cat([means + offset, means - offset]),
-        log_scales=child_log_scales.repeat(2, 1),
-        quats=quats.repeat(2, 1),
-        opacity_logits=_faded(opacity_logits).repeat(2),
-        sh_dc=gaussians.sh_dc[parents].repeat(both),
-        sh_rest=gaussians.sh_rest[parents].repeat(both),
-    )
-    return Split(parents, children)
+    with torch.no_grad():
+        means, log_scales = gaussians.means[parents], gaussians.log_scales[parents]
+        quats, opacity_logits = gaussians.quats[parents], gaussians.opacity_logits[parents]
+        largest, axis = log_scales.max(dim=1)
+        offset = CHILD_OFFSET * largest.exp()[:, None] * _principal_axis(quats, axis)
+        is_long = torch.nn.functional.one_hot(axis, 3).bool()
+        child_log_scales = log_scales + torch.where(is_long, math.log(CHILD_LONG_AXIS), math.log(CHILD_OTHER_AXES))
+        both = (2, *(1,) * (gaussians.sh_rest.dim() - 1))
+        children = type(gaussians)(
+            means=torch.cat([means + offset, means - offset]),
+            log_scales=child_log_scales.repeat(2, 1),
+            quats=quats.repeat(2, 1),
+            opacity_logits=_faded(opacity_logits).repeat(2),
+            sh_dc=gaussians.sh_dc[parents].repeat(both),
+            sh_rest=gaussians.sh_rest[parents].repeat(both),
+        )
+        return model.Split(parents, children, origins=parents.repeat(2))
 
 
 def _principal_axis(quats: Tensor, axis: Tensor) -> Tensor:
@@ -138,6 +272,6 @@ def _principal_axis(quats: Tensor, axis: Tensor) -> Tensor:
 
 
 def _faded(opacity_logits: Tensor) -> Tensor:
-    """The opacity_logits of CHILD_OPACITY · sigmoid(opacity_logits), also where the sigmoid rounds to 0."""
+    """The logits of CHILD_OPACITY · sigmoid(opacity_logits), also where the sigmoid rounds to 0."""
     log_opacity = math.log(CHILD_OPACITY) + torch.nn.functional.logsigmoid(opacity_logits)
     return log_opacity - torch.log1p(-log_opacity.exp())

@@ -51,18 +51,23 @@ def option_of(field: Field[Any]) -> Option:
     return described
 
 
+def described_fields(table: type) -> list[Field[Any]]:
+    """The fields of a dataclass that are options; others are filled in by code."""
+    return [field for field in fields(table) if "option" in field.metadata]
+
+
 def flag(name: str) -> str:
     """The option of a field: `final_budget` → `--final-budget`."""
     return "--" + name.replace("_", "-")
 
 
-def given_options(table: type, argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
-    """The fields of the dataclass `table` that `argv` names, by field name.
+def given_options(tables: Sequence[type], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+    """The fields of the dataclasses `tables` that `argv` names, by field name; no two have a field of the same name.
 
     Raises UserError for an unknown option, a value of the wrong type or a missing one; `--help` prints and exits.
     """
-    parser = _parser(table, prog, description)
-    switches = {flag(name) for name, hint in get_type_hints(table).items() if hint is bool}
+    parser = _parser(tables, prog, description)
+    switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if hint is bool}
     words = [_with_hyphens(word) for word in argv]
     for word in words:
         name = word.partition("=")[0]
@@ -77,7 +82,7 @@ def given_options(table: type, argv: Sequence[str], *, prog: str, description: s
 def build(table: type[Any], given: Mapping[str, Any]) -> Any:
     """`table(**given)`. Raises UserError where a field without default is not given."""
     for field in fields(table):
-        if field.name not in given and field.default is MISSING and field.default_factory is MISSING:
+        if "option" in field.metadata and field.name not in given and field.default is MISSING:
             described = option_of(field)
             shown = f"{described.short} ({flag(field.name)})" if described.short else flag(field.name)
             raise UserError(f"{shown} is missing: {described.help}")
@@ -87,7 +92,7 @@ def build(table: type[Any], given: Mapping[str, Any]) -> Any:
 def check(config: Any) -> None:
     """Raise UserError where a field of `config` has the wrong type or a value its `Option` does not allow."""
     hints = get_type_hints(type(config))
-    for field in fields(config):
+    for field in described_fields(type(config)):
         value, described = getattr(config, field.name), option_of(field)
         if not _has_type(value, hints[field.name]):
             raise UserError(f"{flag(field.name)} cannot be {value!r}")
@@ -100,20 +105,22 @@ def check(config: Any) -> None:
 
 def to_json(config: Any) -> dict[str, Any]:
     """The fields of `config` that outlive the program, with paths as strings and tuples as lists."""
-    return {
-        field.name: _jsonable(getattr(config, field.name)) for field in fields(config) if not option_of(field).session
-    }
+    stored = (field for field in described_fields(type(config)) if not option_of(field).session)
+    return {field.name: _jsonable(getattr(config, field.name)) for field in stored}
 
 
-def from_json(table: type[Any], values: Mapping[str, Any]) -> Any:
-    """What `to_json` wrote, as a `table` again. Raises UserError for an unknown or missing key or a wrong type."""
+def from_json(table: type[Any], values: Mapping[str, Any], **others: Any) -> Any:
+    """What `to_json` wrote, as a `table` again, with fields that are no options from `others`.
+
+    Raises UserError for an unknown or missing key or a wrong type.
+    """
     hints = get_type_hints(table)
-    stored = [field.name for field in fields(table) if not option_of(field).session]
+    stored = [field.name for field in described_fields(table) if not option_of(field).session]
     if unknown := sorted(set(values) - set(stored)):
         raise UserError(f"unknown key {unknown[0]!r}")
     if missing := [name for name in stored if name not in values]:
         raise UserError(f"missing key {missing[0]!r}")
-    return table(**{name: _from_jsonable(values[name], hints[name]) for name in stored})
+    return table(**{name: _from_jsonable(values[name], hints[name]) for name in stored}, **others)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -123,20 +130,21 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message.removeprefix("argument "))
 
 
-def _parser(table: type, prog: str, description: str) -> argparse.ArgumentParser:
+def _parser(tables: Sequence[type], prog: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=prog,
-        usage=_usage(table, prog),
+        usage=_usage(tables[0], prog),
         description=description,
         epilog="Hyphens and underscores in options are equal; every switch --x is turned off by --no-x.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,  # so that the result holds what was given, and nothing else
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
     )
-    hints = get_type_hints(table)
+    hints = {name: hint for table in tables for name, hint in get_type_hints(table).items()}
     groups: dict[str, Any] = {}
     # Dataclasses put inherited fields first, but what every command shares is what users look for last.
-    for field in sorted(fields(table), key=lambda field: option_of(field).group == LAST_GROUP):
+    listed = [field for table in tables for field in described_fields(table)]
+    for field in sorted(listed, key=lambda field: option_of(field).group == LAST_GROUP):
         described = option_of(field)
         if described.group not in groups:
             groups[described.group] = parser.add_argument_group(described.group)
@@ -149,7 +157,7 @@ def _parser(table: type, prog: str, description: str) -> argparse.ArgumentParser
 
 def _usage(table: type, prog: str) -> str:
     """The usage line: what must be given; the rest is listed below it anyway."""
-    required = [field for field in fields(table) if field.default is MISSING and option_of(field).needed]
+    required = [field for field in described_fields(table) if field.default is MISSING and option_of(field).needed]
     shown = [f"{option_of(field).short or flag(field.name)} {option_of(field).metavar or 'PATH'}" for field in required]
     return " ".join([prog, *shown, "[options]"])
 

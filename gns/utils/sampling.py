@@ -1,4 +1,4 @@
-"""Weighted draws."""
+"""Choosing rows: by weighted draws, and by rank."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def draw_without_replacement(weights: Tensor, count: int, generator: torch.Gener
     arrivals = torch.nan_to_num(arrivals, nan=torch.inf, posinf=torch.inf)
     # A stable sort settles ties (rows of weight zero) by index, on every device.
     return torch.argsort(arrivals, stable=True)[:count].sort().values
+
+
+def mask_of_largest(values: Tensor, count: int) -> Tensor:
+    """Mask [N] of the `count` largest of `values` [N]; of equals the first come first."""
+    return mask_of(torch.argsort(values, descending=True, stable=True)[:count], values)
+
+
+def mask_of(rows: Tensor, like: Tensor) -> Tensor:
+    """Mask with the length of `like` [N], True in `rows` [K]."""
+    mask = torch.zeros_like(like, dtype=torch.bool)
+    mask[rows] = True
+    return mask

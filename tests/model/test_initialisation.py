@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from gns.model.initialisation import initial_gaussians, random_points, subject_distance
+from gns.model.initialisation import initial_gaussians
+from gns.scene.points import random_points, subject_distance
 from gns.scene import Camera, PointCloud, View
 from gns.scene.gaussians import SH_C0
 from gns.testing.scene_files import small_scene

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gns.errors import UserError
-from gns.model.initialisation import random_points
+from gns.scene.points import random_points
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, SceneOptions
 from gns.scene.readers.views import load_views

@@ -1,0 +1,104 @@
+"""Score rendered views as the published tables of 3DGS were: on the written 8-bit PNGs, per image, then averaged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from gns.arguments import MetricsConfig
+from gns.errors import UserError
+from gns.gaussian_renderer.devices import pick_device
+from gns.metrics import Lpips, load_lpips, psnr, ssim
+from gns.run_folder import RunFolder
+from gns.utils.atomic_files import write_text
+from gns.utils.png import from_eight_bit, read_png
+
+_METRICS = ("SSIM", "PSNR", "LPIPS")
+
+Scores = dict[str, float | None]
+
+
+def score_image(render: Path, truth: Path, lpips: Lpips) -> Scores:
+    """The scores of one PNG against another of the same size; LPIPS is None where it cannot be had.
+
+    Raises UserError where a file is missing, no image or of another size.
+    """
+    image, target = from_eight_bit(read_png(render)), from_eight_bit(read_png(truth))
+    if image.shape != target.shape:
+        raise UserError(f"{render} and {truth} differ in size: delete their folder and render again")
+    return {
+        "SSIM": ssim(image, target),
+        "PSNR": psnr(image, target),
+        "LPIPS": lpips.distance(image, target) if lpips.distance else None,
+    }
+
+
+def evaluate_models(config: MetricsConfig) -> int:
+    """Score the rendered test views of several models and print the means.
+
+    Returns the exit status: 2 where a model could not be scored, which leaves the others alone.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    status = 0
+    device = str(pick_device(config.device, renders=False))
+    for path in config.model_paths:
+        try:
+            results = evaluate_run(RunFolder.open(path), device=device, quiet=config.quiet)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+            continue
+        if not config.quiet:
+            print(_report(path, results), flush=True)
+    return status
+
+
+def evaluate_run(run: RunFolder, *, device: str, quiet: bool) -> dict[str, dict[str, Any]]:
+    """Score every rendered test set of `run`, write results.json and per_view.json, and return the former.
+
+    Raises UserError where nothing is rendered.
+    """
+    methods = sorted(path.name for path in (run.path / "test").glob("*") if (path / "renders").is_dir())
+    if not methods:
+        raise UserError(f"{run.path} holds no rendered test views: run render.py -m {run.path} first")
+    lpips = load_lpips(device)
+    results: dict[str, dict[str, Any]] = {}
+    per_view: dict[str, dict[str, dict[str, float | None]]] = {}
+    for method in methods:
+        by_image = _score_folder(run.path / "test" / method, lpips, quiet=quiet)
+        results[method] = {metric: _mean([scores[metric] for scores in by_image.values()]) for metric in _METRICS}
+        if lpips.distance is None:
+            results[method]["LPIPS_absent"] = lpips.absent_because
+        per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in _METRICS}
+    write_text(run.results_path, json.dumps(results, indent=2) + "\n")
+    write_text(run.per_view_path, json.dumps(per_view, indent=2) + "\n")
+    return results
+
+
+def _report(path: Path, results: dict[str, dict[str, Any]]) -> str:
+    lines = [str(path)]
+    for method, scores in results.items():
+        lpips = f"{scores['LPIPS']:.4f}" if scores["LPIPS"] is not None else f"absent: {scores['LPIPS_absent']}"
+        lines.append(f"  {method}  SSIM {scores['SSIM']:.4f}  PSNR {scores['PSNR']:.3f}  LPIPS {lpips}")
+    return "\n".join(lines)
+
+
+def _score_folder(folder: Path, lpips: Lpips, *, quiet: bool) -> dict[str, Scores]:
+    """The scores of all renders in `folder`/renders by PNG name."""
+    names = sorted(path.name for path in (folder / "renders").glob("*.png"))
+    truths = sorted(path.name for path in (folder / "gt").glob("*.png"))
+    if not names or names != truths:
+        raise UserError(f"{folder} is not complete ({len(names)} renders, {len(truths)} photos): run render.py again")
+    shown = tqdm(names, desc=f"scoring {folder.name}", unit="image", disable=quiet, leave=False)
+    return {name: score_image(folder / "renders" / name, folder / "gt" / name, lpips) for name in shown}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,56 @@
+"""Read a scene, train, and leave everything in the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from gns.arguments import TrainConfig
+from gns.commands.render import scene_options
+from gns.gaussian_renderer.devices import described, pick_device
+from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene.readers import read_scene
+from gns.team import Team, device_option, joined_team
+from gns.training.loop import train
+from gns.utils.console import say
+from gns.utils.torchrun import place
+
+STOPPED = 130  # the shell's status for a program ended by Ctrl-C
+
+
+def run_training(config: TrainConfig) -> int:
+    """What train.py does. Returns the exit status: `STOPPED` where it was asked to stop and a checkpoint is saved.
+
+    Under torchrun every process calls this, and they train together. Raises UserError.
+    """
+    # Refuses, before anything is written, what cannot be trained on.
+    device = pick_device(device_option(config.device, place()))
+    with joined_team(device) as team:
+        return _train_together(config if team.is_main else replace(config, quiet=True), team, device)
+
+
+def _train_together(config: TrainConfig, team: Team, device: torch.device) -> int:
+    """`run_training` for a process of `team`; only the first one writes."""
+    run = RunFolder.create(config.model_path, config) if team.is_main else RunFolder(config.model_path, config)
+    if config.resume and config.iterations in run.saved_iterations():
+        say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
+        return 0
+    checkpoint = _checkpoint(config, run)
+    scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
+    if team.is_main:
+        run.write_scene(scene)
+    say(f"training on {described(device)}", config.quiet)
+    if team.size > 1:
+        say(f"{team.size} processes: each of {config.iterations:,} iterations takes {team.size} views", config.quiet)
+    state = train(scene, config, resume_from=checkpoint, run=run if team.is_main else None, team=team, device=device)
+    return 0 if state.iteration == config.iterations else STOPPED
+
+
+def _checkpoint(config: TrainConfig, run: RunFolder) -> Mapping[str, Any] | None:
+    """The state to start from, where there is one."""
+    if config.resume:
+        return run.load_checkpoint()
+    return read_checkpoint(config.start_checkpoint) if config.start_checkpoint else None

@@ -1,0 +1,64 @@
+"""When the optimiser steps, and how far: what every method has, whatever its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from gns.rules.calendar import Calendar, Date, Interval
+
+
+@dataclass(frozen=True)
+class StepPeriod(Calendar):
+    """How often the optimiser steps, up to and including iteration `last`; gradients are summed in between."""
+
+    last: Date
+    period: Interval
+    sh_rest_period: Interval
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Adam's step sizes by parameter group. Those of the means are in units of the scene extent and fall log-linearly
+    over the run."""
+
+    means_first: float
+    means_last: float
+    log_scales: float
+    quats: float
+    opacity_logits: float
+    sh_dc: float
+    sh_rest: float
+
+
+_RATES_BY_GROUP = tuple(field.name for field in fields(LearningRates) if not field.name.startswith("means_"))
+
+
+@dataclass(frozen=True)
+class Optimisation(Calendar):
+    """Length of a run, steps of the optimiser, and bands of the spherical harmonics."""
+
+    iterations: Date
+    sh_degree_interval: Interval  # the spherical-harmonic degree rises by one every so many iterations
+    step_periods: tuple[StepPeriod, ...]
+    rates: LearningRates
+
+    def sh_degree(self, it: int) -> int:
+        """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""
+        return it // self.sh_degree_interval
+
+    def iterations_per_step(self, it: int, names: Sequence[str]) -> dict[str, int]:
+        """Number of iterations, about `it`, whose gradients one step of each of the parameter groups `names` spends."""
+        rule = next((rule for rule in self.step_periods if it <= rule.last), self.step_periods[-1])
+        return {name: rule.sh_rest_period if name == "sh_rest" else rule.period for name in names}
+
+    def learning_rates(self, it: int, extent: float, factors: Mapping[str, float]) -> dict[str, float]:
+        """Step size of each group of Gaussians' parameters at `it`.
+
+        `extent` is the scene's, in world units; `factors` multiply the rates of the groups they name.
+        """
+        rates = self.rates
+        means = rates.means_first * (rates.means_last / rates.means_first) ** (it / self.iterations)
+        others = {name: getattr(rates, name) for name in _RATES_BY_GROUP}
+        plain = {"means": means * extent, **others}
+        return {name: rate * factors[name] if name in factors else rate for name, rate in plain.items()}

@@ -1,0 +1,32 @@
+"""Checkpoints: what a run goes on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+
+from gns.run_folder import RunFolder
+from gns.training.events import CheckpointSaved, Event, IterationEnded, Listener
+
+SECONDS = 300.0  # the most work that a crash can cost
+
+
+class Checkpoints(Listener):
+    """Saves the state at some iterations, from time to time, and at a stop; without a folder it only knows when."""
+
+    def __init__(self, run: RunFolder | None, iterations: Collection[int]) -> None:
+        self._run = run
+        self._iterations = set(iterations)
+        self._saved_at = time.monotonic()
+
+    def wants_checkpoint(self) -> bool:
+        return time.monotonic() - self._saved_at > SECONDS
+
+    def due(self, moment: IterationEnded) -> bool:
+        return not moment.last and (moment.stop or moment.overdue or moment.iteration in self._iterations)
+
+    def hear(self, event: Event) -> Iterable[Event]:
+        if isinstance(event, IterationEnded) and self.due(event) and self._run:
+            path = self._run.save_checkpoint(event._state.state_dict(), event.iteration)
+            self._saved_at = time.monotonic()
+            yield event.then(CheckpointSaved, path=path)

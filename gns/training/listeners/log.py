@@ -1,0 +1,32 @@
+"""log.jsonl: loss, Gaussians, what the rules report and held-out scores, a record a line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from gns.run_folder import RunFolder
+from gns.training.events import Event, HeldOutScored, Listener, Progress
+
+EVERY = 100  # iterations, about
+
+
+class Log(Listener):
+    """Writes the log of a run. Its clock starts with the listener."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._started = time.monotonic()
+
+    def hear(self, event: Event) -> Iterable[Event]:
+        match event:
+            case Progress() if event.iteration % EVERY < event.losses:
+                self._write(event, {"loss": event.loss, "gaussians": event.count, **event.report})
+            case HeldOutScored():
+                self._write(event, {"held_out_psnr": event.psnr})
+        return ()
+
+    def _write(self, event: Event, values: dict[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._started, 2)
+        self._run.log({"iteration": event.iteration, **values, "seconds": seconds})

@@ -1,0 +1,34 @@
+"""Ctrl-C and SIGTERM end a run after the iteration under way."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from gns.training.events import Listener
+
+
+class Stop(Listener):
+    """Remembers a first Ctrl-C (or SIGTERM) until the iteration is done; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._usual: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._usual = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        self.close()
+
+    def wants_stop(self) -> bool:
+        return self._asked
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        self._usual = {}

@@ -1,0 +1,102 @@
+"""Everything that changes during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from gns.errors import UserError
+from gns.model.initialisation import initial_gaussians
+from gns.model.population import Population
+from gns.rules import Plan
+from gns.scene import Gaussians, Scene
+from gns.scene.sampler import ViewSampler
+from gns.training.parts import Part
+
+_VIEWS = "views"  # the loop's own source of chance
+
+
+@dataclass(eq=False)
+class TrainState:
+    """What a checkpoint holds, and nothing else: the same state goes on to the same bits."""
+
+    plan: Plan  # what the run is made by: not in the checkpoint, which configuration decides
+    iteration: int  # finished iterations
+    population: Population
+    sampler: ViewSampler
+    generators: dict[
+        str, torch.Generator
+    ]  # one a source of chance: drawing more from one leaves the others as they were
+    rules: dict[str, Any]  # what each rule remembers
+    parts: dict[str, Part]
+
+    @classmethod
+    def begin(
+        cls, plan: Plan, scene: Scene, *, seed: int, sh_degree: int, device: torch.device, parts: Sequence[Part] = ()
+    ) -> TrainState:
+        """The state before the first iteration; the population on `device`, all sources of chance on the CPU."""
+        sources = (_VIEWS, *plan.chances)
+        seeds = {name: len(sources) * seed + index for index, name in enumerate(sources)}
+        return cls(
+            plan=plan,
+            iteration=0,
+            population=Population(initial_gaussians(scene.points, sh_degree).to(device), plan.extras),
+            sampler=ViewSampler(len(scene.train), torch.Generator().manual_seed(seeds[_VIEWS])),
+            generators={name: torch.Generator().manual_seed(seeds[name]) for name in plan.chances},
+            rules={rule.name: rule.begin() for rule in plan.rules},
+            parts={part.name: part for part in parts},
+        )
+
+    def rendered(self) -> Gaussians:
+        """What is drawn: the population's Gaussians, or what the rules make of them. Differentiable."""
+        gaussians = self.population.gaussians
+        for rule in self.plan.rules:
+            gaussians = rule.rendered(self.rules[rule.name], self.population, gaussians)
+        return gaussians
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """The model as it is drawn at the moment: a copy, outside autograd."""
+        with torch.no_grad():
+            return Gaussians(**{name: values.detach().clone() for name, values in self.rendered().named_tensors()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors, numbers and strings. Its tensors are the live ones: save them before going on."""
+        return {
+            "iteration": self.iteration,
+            "population": self.population.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
+            "rules": {name: asdict(memory) for name, memory in self.rules.items()},
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
+
+    def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Become the state that `state_dict` described; training goes on as if it had never stopped, on any device.
+
+        Raises UserError where the checkpoint does not fit the run.
+        """
+        sh_degree = self.population.gaussians.sh_degree
+        try:
+            self.iteration = saved["iteration"]
+            self.population = Population.from_state_dict(saved["population"], self.plan.extras, device)
+            self.sampler.load_state_dict(saved["sampler"])
+            for name, generator in self.generators.items():
+                generator.set_state(saved["generators"][name])
+            self.rules = {rule.name: rule.restored(saved["rules"][rule.name]) for rule in self.plan.rules}
+            for name, part in self.parts.items():
+                part.load_state_dict(saved["parts"][name])
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError, but not the checkpoint's fault
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint does not fit this scene, its method or this version of gns ({error})"
+            ) from error
+        if self.population.gaussians.sh_degree != sh_degree:
+            raise UserError(
+                f"the checkpoint was trained with --sh-degree {self.population.gaussians.sh_degree}, not {sh_degree}: "
+                "give that degree"
+            )

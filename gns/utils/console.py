@@ -1,0 +1,11 @@
+"""Lines on the terminal."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+
+def say(text: str, quiet: bool) -> None:
+    """Print a line without breaking a progress bar, unless `quiet`."""
+    if not quiet:
+        tqdm.write(text)
