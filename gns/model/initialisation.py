@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gns.scene.gaussians import SH_C0, Gaussians
-from gns.scene.scene import PointCloud
+from gns.scene.points import PointCloud
 from gns.utils.nearest import nearest_squared_distances
 
 INITIAL_OPACITY = 0.1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gns.rules import gns
+from gns.rules import adaptive_density, gns, mcmc
 from gns.rules.base import Method, Plan, Rule, Run
 from gns.rules.optimisation import Optimisation
 
@@ -32,6 +32,8 @@ __all__ = [
 
 METHODS: dict[str, Method] = {
     "gns": gns.METHOD,
+    "3dgs": adaptive_density.METHOD,
+    "mcmc": mcmc.METHOD,
 }
 
 DEFAULT_METHOD, *_ = METHODS
@@ -56,12 +58,13 @@ def plan_of(
     *,
     budget: int,
     extent: float,
+    background: tuple[float, float, float],
     views: Sequence[View],
     team: Team,
 ) -> Plan:
     """The rules of a method for one run. `options` are those of each rule, by its name; see `Run` for the rest."""
     optimisation = optimisation_of(method, schedule, iterations)
     factor = iterations / optimisation_of(method, schedule).iterations
-    run = Run(budget=budget, extent=extent, views=views, optimisation=optimisation, team=team)
+    run = Run(budget, extent, background, views, optimisation, team)
     pairs = zip(METHODS[method].rules, METHODS[method].schedules[schedule].rules, strict=True)
     return Plan(optimisation, tuple(rule(run, calendar.scaled(factor), options[rule.name]) for rule, calendar in pairs))

@@ -39,6 +39,7 @@ class Run:
 
     budget: int  # B, the number of Gaussians asked for; 0 where the method takes none
     extent: float  # of the scene, in world units
+    background: tuple[float, float, float]  # RGB in [0, 1] behind the scene
     views: Sequence[View]  # the training views, pixels on the device that trains
     optimisation: Optimisation  # scaled to the run's length
     team: Team  # the processes that train together
@@ -79,6 +80,10 @@ class Rule(Generic[S]):
             raise TypeError(f"{self.name} remembers {', '.join(vars(state))}, not {', '.join(saved)}")
         restored: S = replace(state, **saved)
         return restored
+
+    def initial(self, gaussians: Gaussians, chance: Chance) -> Gaussians:
+        """What training starts from, in place of the `gaussians` made of the scene's points."""
+        return gaussians
 
     def prepare(self, state: S, population: Population, it: int) -> S:
         """The state with which iteration `it` begins, before anything is rendered."""

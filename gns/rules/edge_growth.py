@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from gns.rules import screen_gradients
     from gns.scene import Gaussians, View
     from gns.team import Team
-    from gns.utils import sampling
+    from gns.utils import rotations, sampling
 else:
     torch = deferred("torch")
     renderer = deferred("gns.gaussian_renderer")
     model = deferred("gns.model.population")
     screen_gradients = deferred("gns.rules.screen_gradients")
+    rotations = deferred("gns.utils.rotations")
     sampling = deferred("gns.utils.sampling")
 
 SURVEYED_VIEWS = 10  # of the training views, unless all of them are asked for
@@ -259,16 +260,7 @@ def long_axis_split(gaussians: Gaussians, parents: Tensor) -> model.Split:
 
 def _principal_axis(quats: Tensor, axis: Tensor) -> Tensor:
     """Column `axis` [K] of the rotation matrix of each quaternion (w, x, y, z) of any length, [K, 3]."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
-    columns = torch.stack(
-        [
-            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], dim=1),
-            torch.stack([2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)], dim=1),
-            torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], dim=1),
-        ],
-        dim=1,
-    )
-    return columns[torch.arange(len(axis), device=axis.device), axis]
+    return rotations.rotation_matrices(quats)[torch.arange(len(axis), device=axis.device), :, axis]
 
 
 def _faded(opacity_logits: Tensor) -> Tensor:

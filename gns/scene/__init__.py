@@ -2,6 +2,8 @@
 
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
-from gns.scene.scene import PointCloud, Scene, View
+from gns.scene.points import PointCloud
+from gns.scene.scene import Scene
+from gns.scene.view import View
 
 __all__ = ["Camera", "Gaussians", "PointCloud", "Scene", "View"]

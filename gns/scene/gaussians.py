@@ -57,6 +57,10 @@ class Gaussians:
         """The same Gaussians on `device`, outside autograd; tensors that are there already are shared."""
         return Gaussians(**{name: values.detach().to(device) for name, values in self.named_tensors()})
 
+    def rows(self, rows: Tensor) -> Gaussians:
+        """Copies of the Gaussians `rows` [K] int64, outside autograd; a row may come several times."""
+        return Gaussians(**{name: values.detach()[rows] for name, values in self.named_tensors()})
+
     @property
     def sh_degree(self) -> int:
         """Highest spherical-harmonic degree that the coefficients can hold (0 to 3)."""

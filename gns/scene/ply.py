@@ -10,7 +10,7 @@ import torch
 
 from gns.errors import UserError
 from gns.scene.gaussians import Gaussians
-from gns.scene.scene import PointCloud
+from gns.scene.points import PointCloud
 from gns.utils.ply_file import Table, header, read_table, write_table
 
 _FLOAT = "f4"

@@ -1,13 +1,24 @@
-"""Points to start from, for scenes that have none."""
+"""Points to start from, and how to come by some where a scene has none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from gns.scene.camera import Camera
-from gns.scene.scene import PointCloud, View
+from gns.scene.view import View
+
+
+@dataclass(frozen=True, eq=False)
+class PointCloud:
+    """Coloured points in the world."""
+
+    positions: npt.NDArray[np.float64]  # [P, 3]
+    colors: npt.NDArray[np.uint8]  # [P, 3]
+
 
 # Like a small reconstruction from photos. The usual 100,000 would exceed small budgets before training begins, while
 # densification grows from 20,000 within its first events.

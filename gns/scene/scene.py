@@ -1,56 +1,115 @@
-"""What a reader returns: views to learn from, views held out, and points to start from."""
+"""What a run learns from."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from gns.scene.camera import Camera
-from gns.utils.edges import find_edges, grey_levels
+from gns.scene.points import PointCloud, random_points
+from gns.scene.view import View
+from gns.utils.images import compose
 
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """A camera and the photo it took."""
-
-    camera: Camera
-    image: Tensor  # uint8 [H, W, 3]
-    mask: Tensor | None = None  # bool [H, W]; False pixels give no loss
-
-    @cached_property
-    def _edge_levels(self) -> Tensor:
-        return find_edges(grey_levels(self.image))
-
-    @property
-    def edges(self) -> Tensor:
-        """Edge strength in [0, 1], float32 [H, W]: FIND_EDGES of the grey image, min-max normalised over the view.
-
-        The 3×3 filter runs once; it is kept as uint8, a quarter of the float map.
-        """
-        levels = self._edge_levels.float()
-        low, high = levels.min(), levels.max()
-        return (levels - low) / (high - low).clamp(min=1.0)
-
-
-@dataclass(frozen=True, eq=False)
-class PointCloud:
-    """Coloured points in the world."""
-
-    positions: npt.NDArray[np.float64]  # [P, 3]
-    colors: npt.NDArray[np.uint8]  # [P, 3]
+Pixels = npt.NDArray[np.uint8] | Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything a run learns from. Lists are sorted by image name."""
+    """Everything a run learns from. Readers sort both lists by image name."""
 
     name: str
-    train: list[View]
-    test: list[View]
-    points: PointCloud
+    train: list[View]  # to learn from
+    test: list[View]  # held out
+    points: PointCloud  # to start from
     extent: float  # 1.1 × the largest distance of a training camera centre to their mean, in world units
     background: tuple[float, float, float]  # RGB in [0, 1]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        cameras: Sequence[Camera],
+        images: Sequence[Pixels],
+        points: PointCloud | None = None,
+        masks: Sequence[npt.NDArray[np.bool_] | Tensor | None] | None = None,
+        *,
+        held_out: Collection[int] = (),
+        background: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        seed: int = 0,
+        name: str = "arrays",
+    ) -> Scene:
+        """A scene of photos that are in memory already.
+
+        Args:
+            cameras: one for each photo, of its size, without distortion.
+            images: uint8, [H, W, 3], or [H, W, 4] with an alpha channel that is composed on the background.
+            points: to start from; None: random ones inside the cameras' frustums, drawn from `seed`.
+            masks: bool [H, W] for each photo, False where its pixels must not be learned from; None: all count.
+            held_out: indices of the photos that are not learned from but scored.
+            background: RGB in [0, 1] behind the scene.
+
+        Raises:
+            ValueError: lists differ in length, an array has another shape or dtype, or no photo is left to learn from.
+        """
+        masks = [None] * len(images) if masks is None else masks
+        if not len(cameras) == len(images) == len(masks):
+            raise ValueError(f"there are {len(cameras)} cameras, {len(images)} images and {len(masks)} masks")
+        if strays := [index for index in held_out if not 0 <= index < len(images)]:
+            raise ValueError(f"held_out names photo {strays[0]}, and there are {len(images)}")
+        views = [_view(*parts, background) for parts in zip(cameras, images, masks, strict=True)]
+        train = [view for index, view in enumerate(views) if index not in set(held_out)]
+        if not train:
+            raise ValueError("no photo is left to learn from")
+        points = random_points(train, seed) if points is None else points
+        return cls(
+            name=name,
+            train=train,
+            test=[views[index] for index in sorted(set(held_out))],
+            points=points,
+            extent=scene_extent(train, points),
+            background=background,
+        )
+
+
+def _view(camera: Camera, image: Any, mask: Any, background: tuple[float, float, float]) -> View:
+    """A view of arrays or tensors. Raises ValueError where they do not fit the camera."""
+    pixels = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.shape not in [(camera.height, camera.width, depth) for depth in (3, 4)]:
+        raise ValueError(
+            f"the image of camera {camera.name!r} must be uint8 [{camera.height}, {camera.width}, 3 or 4], not "
+            f"{pixels.dtype} {list(pixels.shape)}"
+        )
+    if mask is None:
+        return View(camera, torch.from_numpy(_composed(pixels, background)))
+    counts = mask.cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.ascontiguousarray(mask))
+    if counts.dtype != torch.bool or counts.shape != (camera.height, camera.width):
+        raise ValueError(
+            f"the mask of camera {camera.name!r} must be bool [{camera.height}, {camera.width}], not {counts.dtype} "
+            f"{list(counts.shape)}"
+        )
+    return View(camera, torch.from_numpy(_composed(pixels, background)), counts)
+
+
+def _composed(pixels: npt.NDArray[np.uint8], background: tuple[float, float, float]) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] of a copy; an alpha channel is composed on the background."""
+    return np.array(compose(pixels, [round(255 * level) for level in background]), order="C")
+
+
+def scene_extent(train: list[View], points: PointCloud) -> float:
+    """1.1 × the largest distance of a training camera centre to their mean, in world units.
+
+    Learning rates are proportional to it, so it must not vanish. Where all cameras stand at one place (a single photo,
+    a panorama) it is the median distance from there to the points, as when one walks round a subject at that distance.
+    """
+    centers = np.stack([view.camera.center for view in train])
+    middle = centers.mean(axis=0)
+    radius = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
+    to_points = float(np.median(np.linalg.norm(points.positions - middle, axis=1)))
+    if radius > 1e-6 * to_points:
+        return radius
+    return to_points if to_points > 0 else 1.0

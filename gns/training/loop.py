@@ -212,6 +212,7 @@ def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Pl
         config.rules,
         budget=config.final_budget or 0,
         extent=scene.extent,
+        background=scene.background,
         views=views,
         team=team,
     )

@@ -40,12 +40,16 @@ class TrainState:
         """The state before the first iteration; the population on `device`, all sources of chance on the CPU."""
         sources = (_VIEWS, *plan.chances)
         seeds = {name: len(sources) * seed + index for index, name in enumerate(sources)}
+        generators = {name: torch.Generator().manual_seed(seeds[name]) for name in plan.chances}
+        gaussians = initial_gaussians(scene.points, sh_degree)
+        for rule in plan.rules:
+            gaussians = rule.initial(gaussians, generators)
         return cls(
             plan=plan,
             iteration=0,
-            population=Population(initial_gaussians(scene.points, sh_degree).to(device), plan.extras),
+            population=Population(gaussians.to(device), plan.extras),
             sampler=ViewSampler(len(scene.train), torch.Generator().manual_seed(seeds[_VIEWS])),
-            generators={name: torch.Generator().manual_seed(seeds[name]) for name in plan.chances},
+            generators=generators,
             rules={rule.name: rule.begin() for rule in plan.rules},
             parts={part.name: part for part in parts},
         )

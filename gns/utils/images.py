@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -74,12 +75,12 @@ def read_mask(path: Path) -> Pixels:
     return np.array(Image.fromarray(rgb).convert("L"))
 
 
-def compose(image: Pixels, background: int) -> Pixels:
-    """RGBA [H, W, 4] over a grey level 0..255, rounded to uint8 [H, W, 3]; RGB passes through."""
+def compose(image: Pixels, background: int | Sequence[int]) -> Pixels:
+    """RGBA [H, W, 4] over a grey level or RGB of 0..255, rounded to uint8 [H, W, 3]; RGB passes through."""
     if image.shape[2] == 3:
         return image
     alpha = image[:, :, 3:].astype(np.uint32)
-    mixed = image[:, :, :3] * alpha + background * (255 - alpha)
+    mixed = image[:, :, :3] * alpha + np.asarray(background, np.uint32) * (255 - alpha)
     return ((mixed + 127) // 255).astype(np.uint8)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from gns.errors import UserError
-from gns.utils.quantities import parse_count
+from gns.utils.quantities import parse_count, parse_number
 
 LAST_GROUP = "machine"  # the group at the end of every --help
 
@@ -168,7 +168,7 @@ def _action(hint: Any, described: Option) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     element, several = _element(hint)
     metavar = "{" + ",".join(described.choices) + "}" if described.choices else described.metavar
-    names = {int: "N", Path: "PATH", str: "TEXT"}
+    names = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
     # A required list needs at least one value; an empty list is a way to say "none".
     return {
         "type": _complaining(described.convert or _CONVERTERS[element]),
@@ -199,7 +199,7 @@ def _complaining(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return converted
 
 
-_CONVERTERS: dict[Any, Callable[[str], Any]] = {int: parse_count, str: str, Path: Path}
+_CONVERTERS: dict[Any, Callable[[str], Any]] = {int: parse_count, float: parse_number, str: str, Path: Path}
 
 
 def _element(hint: Any) -> tuple[Any, bool]:

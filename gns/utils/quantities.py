@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 _COUNT = re.compile(r"(\d[\d_]*(?:\.\d+)?)([kM]?)", re.ASCII)
@@ -23,6 +24,17 @@ def parse_count(text: str) -> int:
     if value != round(value):
         raise ValueError(f"{text!r} is not a whole number")
     return sign * round(value)
+
+
+def parse_number(text: str) -> float:
+    """`0.01` or `5e5` as a finite number. Raises ValueError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a number")
+    return value
 
 
 def parse_size(text: str) -> int | None:

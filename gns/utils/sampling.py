@@ -24,6 +24,16 @@ def draw_without_replacement(weights: Tensor, count: int, generator: torch.Gener
     return torch.argsort(arrivals, stable=True)[:count].sort().values
 
 
+def draw_with_replacement(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Rows drawn independently with probability ∝ weight, [count] int64, in the order of the draws.
+
+    `weights` [N] ≥ 0, not all zero. The generator is a CPU one, so that a seed gives the same draw on every device.
+    """
+    ends = weights.double().cumsum(0)
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator).to(weights.device)
+    return torch.searchsorted(ends, uniform * ends[-1], right=True).clamp(max=len(weights) - 1)
+
+
 def mask_of_largest(values: Tensor, count: int) -> Tensor:
     """Mask [N] of the `count` largest of `values` [N]; of equals the first come first."""
     return mask_of(torch.argsort(values, descending=True, stable=True)[:count], values)

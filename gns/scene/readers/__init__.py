@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from gns.errors import UserError
 from gns.scene.points import random_points
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, SceneOptions
 from gns.scene.readers.views import load_views
-from gns.scene.scene import PointCloud, Scene, View
+from gns.scene.scene import Scene, scene_extent
 
 __all__ = ["SceneOptions", "read_scene"]
 
@@ -50,21 +48,6 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
         extent=scene_extent(train, points),
         background=(1.0, 1.0, 1.0) if options.white_background else (0.0, 0.0, 0.0),
     )
-
-
-def scene_extent(train: list[View], points: PointCloud) -> float:
-    """1.1 × the largest distance of a training camera centre to their mean, in world units.
-
-    Learning rates are proportional to it, so it must not vanish. Where all cameras stand at one place (a single photo,
-    a panorama) it is the median distance from there to the points, as when one walks round a subject at that distance.
-    """
-    centers = np.stack([view.camera.center for view in train])
-    middle = centers.mean(axis=0)
-    radius = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
-    to_points = float(np.median(np.linalg.norm(points.positions - middle, axis=1)))
-    if radius > 1e-6 * to_points:
-        return radius
-    return to_points if to_points > 0 else 1.0
 
 
 def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:

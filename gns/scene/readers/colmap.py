@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gns.errors import UserError
+from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Capture, Frame, SceneOptions, check_frames, check_points, find_mask
-from gns.scene.scene import PointCloud
 from gns.utils.undistortion import MODELS, Lens
 
 LOOKS_FOR = "sparse/0 or sparse (COLMAP)"

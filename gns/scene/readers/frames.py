@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gns.errors import UserError
-from gns.scene.scene import PointCloud
+from gns.scene.points import PointCloud
 from gns.utils.undistortion import Lens
 
 

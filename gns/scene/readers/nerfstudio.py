@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from gns.errors import UserError
+from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Capture, SceneOptions, check_points
 from gns.scene.readers.ply_points import read_ply_points
 from gns.scene.readers.transforms import load_json, read_frames
-from gns.scene.scene import PointCloud
 
 LOOKS_FOR = "transforms.json (Nerfstudio, instant-ngp)"
 

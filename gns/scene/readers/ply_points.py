@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gns.errors import UserError
-from gns.scene.scene import PointCloud
+from gns.scene.points import PointCloud
 from gns.utils.ply_file import read_table
 
 _MID_GREY = 128

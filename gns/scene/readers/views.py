@@ -13,7 +13,7 @@ import torch
 from gns.errors import UserError
 from gns.scene.camera import Camera
 from gns.scene.readers.frames import Frame, SceneOptions
-from gns.scene.scene import View
+from gns.scene.view import View
 from gns.utils.images import MAX_DEFAULT_WIDTH, Pixels, compose, read_image, read_mask, resize, target_size
 from gns.utils.undistortion import Lens, undistort, undistorted_lens
 

@@ -1,0 +1,61 @@
+"""What a notebook needs, in one place: `import gns` hands these out, and imports this file when one is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gns.arguments import Config
+from gns.gaussian_renderer import RenderOutput, render
+from gns.run_folder import RunFolder
+from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.scene.ply import load_ply, save_ply
+from gns.scene.readers import SceneOptions
+from gns.scene.readers import read_scene as _read_scene
+from gns.training.loop import train
+from gns.training.state import TrainState
+
+__all__ = [
+    "Camera",
+    "Config",
+    "Gaussians",
+    "PointCloud",
+    "RenderOutput",
+    "Scene",
+    "TrainState",
+    "View",
+    "load",
+    "read_scene",
+    "render",
+    "save",
+    "train",
+]
+
+
+def read_scene(
+    folder: str | Path,
+    *,
+    images: str = "images",
+    resolution: int = -1,
+    hold_out: bool = True,
+    white_background: bool = False,
+) -> Scene:
+    """The scene in a folder of COLMAP, Blender or Nerfstudio; the arguments are the options of train.py.
+
+    `hold_out` keeps every eighth photo for scores (`--eval`). Raises UserError for what cannot be read.
+    """
+    options = SceneOptions(images=images, resolution=resolution, eval=hold_out, white_background=white_background)
+    return _read_scene(Path(folder), options, lambda _: None)
+
+
+def load(path: str | Path) -> Gaussians:
+    """The model in a PLY file, or the newest one in the output folder of a training.
+
+    Raises UserError where there is none or it is damaged.
+    """
+    path = Path(path)
+    return RunFolder.open(path).load_model() if path.is_dir() else load_ply(path)
+
+
+def save(gaussians: Gaussians, path: str | Path) -> None:
+    """Write a model as a PLY file that every viewer of the 3DGS family opens. Raises UserError where that fails."""
+    save_ply(gaussians, Path(path))
