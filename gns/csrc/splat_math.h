@@ -277,22 +277,30 @@ template <class R> GNS_MATH Ellipse<R> ellipse_of(const Projection<R>& p, R leve
           inverse_a, p.b * inverse_a, p.determinant * inverse_a, p.b * sqrt(safe_level / p.c)};
 }
 
-// Pixel rows, inclusive, that an ellipse meets in a strip of columns: from its highest and lowest point there. None
-// where it is not `met` or the first row lies beyond the last.
-template <class R> struct RowSpan { MaskOf<R> met; R first, last; };
+// The part of a strip of pixel columns that an ellipse spans, as offsets from the mean; none where low > high. `left` is
+// the offset of the centre of the strip's first column.
+template <class R> struct Strip { R low, high; };
 
-// `left` is the centre of the strip's first column as an offset from the mean; y0 and y1 are of the Gaussian's pixel box.
-template <class R, class T> GNS_MATH RowSpan<R> rows_met(const Ellipse<T>& e, int y0, int y1, R left, int columns) {
-  constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
+template <class R, class T> GNS_MATH Strip<R> strip_met(const Ellipse<T>& e, R left, int columns) {
   const R right = left + R(T(columns - 1));
-  const R low = max(left, R(-e.half_width)), high = min(right, R(e.half_width));
-  const R d_top = min(max(R(e.x_top), low), high), d_bottom = min(max(R(-e.x_top), low), high);
-  const R zero(T(0)), slope(e.slope), residual(e.residual), level(e.level), inverse_a(e.inverse_a), y(e.y);
-  const R reach_top = sqrt(max(zero, fnma(d_top * d_top, inverse_a, level) * residual));
-  const R reach_bottom = sqrt(max(zero, fnma(d_bottom * d_bottom, inverse_a, level) * residual));
-  const R bottom = fma(slope, d_bottom, y) - reach_bottom, top = fma(slope, d_top, y) + reach_top;
-  // As pixel rows, held to the Gaussian's own box.
-  return {low <= high, max(ceil(bottom - R(T(0.5) + kSlack)), R(T(y0))), min(floor(top - R(T(0.5) - kSlack)), R(T(y1)))};
+  return {max(left, R(-e.half_width)), min(right, R(e.half_width))};
+}
+
+// Half of the ellipse's extent down the column at offset d: √(residual·(level − d²·inverse_a)).
+template <class R, class T> GNS_MATH R reach(const Ellipse<T>& e, R d) {
+  return sqrt(max(R(T(0)), fnma(d * d, R(e.inverse_a), R(e.level)) * R(e.residual)));
+}
+
+// Pixel rows, inclusive, that the ellipse meets in the strip, from its highest and lowest point there: whole numbers,
+// none where first > last. y0 and y1 are of the Gaussian's pixel box.
+template <class R> struct RowSpan { R first, last; };
+
+template <class R, class T> GNS_MATH RowSpan<R> rows_met(const Ellipse<T>& e, int y0, int y1, const Strip<R>& strip) {
+  constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
+  const R d_top = min(max(R(e.x_top), strip.low), strip.high), d_bottom = min(max(R(-e.x_top), strip.low), strip.high);
+  const R bottom = fma(R(e.slope), d_bottom, R(e.y)) - reach(e, d_bottom);
+  const R top = fma(R(e.slope), d_top, R(e.y)) + reach(e, d_top);
+  return {max(ceil(bottom - R(T(0.5) + kSlack)), R(T(y0))), min(floor(top - R(T(0.5) - kSlack)), R(T(y1)))};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
