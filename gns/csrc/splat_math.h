@@ -1,26 +1,18 @@
-// Every formula of the renderer, once. `R` is whatever a backend computes with: a register of lanes on the CPU, a float
-// in a CUDA thread. A backend supplies +, −, ×, /, fma(a,b,c) = ab+c, fnma(a,b,c) = c−ab, min, max, abs, sqrt, exp2, log2,
-// comparisons and select(mask, if_true, if_false) for it. min(a, b) and max(a, b) return b where either is NaN, so with
-// the constant first a NaN passes through, and fails the renderer's tests of what is drawn.
+// Every formula of the renderer, once, over the `R` of a backend: see backend.h.
 //
 // Notation: Σ = R S Sᵀ Rᵀ (Gaussian in the world), M = W R S (its axes in the camera), A = J M (its axes on the screen),
-// Σ₂ = A Aᵀ + 0.3 I. Zwicker et al., EWA Splatting, 2002; Kerbl et al., 3D Gaussian Splatting, 2023.
+// Σ₂ = A Aᵀ + 0.3 I. EWA: Zwicker et al., EWA Splatting, 2002. 3DGS: Kerbl et al., 3D Gaussian Splatting, 2023.
 #pragma once
 
-#if defined(__CUDACC__)
-#define GNS_MATH __host__ __device__ inline
-#else
-#define GNS_MATH inline __attribute__((always_inline))
-#endif
+#include "backend.h"
 
 namespace gns {
 
-constexpr double kLog2E = 1.44269504088896340736;
-constexpr double kLn2 = 0.69314718055994530942;
+constexpr int kTile = 16;                 // pixels, both ways
 constexpr double kNear = 0.2;             // Gaussians nearer than this are not drawn
 constexpr double kDilation = 0.3;         // pixels², added to the diagonal of every screen covariance
 constexpr double kFrustumMargin = 1.3;    // x/z and y/z are clamped to this multiple of tan(fov/2) in the Jacobian
-constexpr double kMinAlpha = 1.0 / 255;   // contributions below are skipped
+constexpr double kMinAlpha = 1.0 / 255;   // contributions below are skipped (3DGS, appendix C, like the next two)
 constexpr double kMaxAlpha = 0.99;
 constexpr double kMinTransmittance = 1e-4;  // a pixel stops before it would fall below
 constexpr double kLog2MinAlpha = -7.99435343685885793770;  // log2(1/255)
@@ -43,13 +35,15 @@ template <class R> struct Mat3 { R m[3][3]; };
 // Quaternion (w, x, y, z) scaled to length one. A zero quaternion stays zero, which to_rotation() reads as identity.
 template <class R> struct UnitQuaternion { R w, x, y, z, inverse_length; };
 
-template <class R, class T> GNS_MATH UnitQuaternion<R> normalise(R w, R x, R y, R z, T) {
+template <class R> GNS_MATH UnitQuaternion<R> normalise(R w, R x, R y, R z) {
+  using T = Scalar<R>;
   const R length = sqrt(fma(w, w, fma(x, x, fma(y, y, z * z))));
   const R inverse = R(T(1)) / max(R(T(1e-12)), length);
   return {w * inverse, x * inverse, y * inverse, z * inverse, inverse};
 }
 
-template <class R, class T> GNS_MATH Mat3<R> to_rotation(const UnitQuaternion<R>& q, T) {
+template <class R> GNS_MATH Mat3<R> to_rotation(const UnitQuaternion<R>& q) {
+  using T = Scalar<R>;
   const R one(T(1)), two(T(2));
   const R xx = q.x * q.x, yy = q.y * q.y, zz = q.z * q.z;
   const R xy = q.x * q.y, xz = q.x * q.z, yz = q.y * q.z;
@@ -60,8 +54,9 @@ template <class R, class T> GNS_MATH Mat3<R> to_rotation(const UnitQuaternion<R>
 }
 
 // Gradient of the raw quaternion from D = ∂L/∂R.
-template <class R, class T>
-GNS_MATH void rotation_backward(const UnitQuaternion<R>& q, const Mat3<R>& gradient, R (&out)[4], T) {
+template <class R>
+GNS_MATH void rotation_backward(const UnitQuaternion<R>& q, const Mat3<R>& gradient, R (&out)[4]) {
+  using T = Scalar<R>;
   const auto& D = gradient.m;
   const R two(T(2));
   const R a = D[1][0] - D[0][1], b = D[0][2] - D[2][0], c = D[2][1] - D[1][2];
@@ -80,6 +75,12 @@ GNS_MATH void rotation_backward(const UnitQuaternion<R>& q, const Mat3<R>& gradi
 // ---------------------------------------------------------------------------------------------------------------------
 // Projection
 
+// What of a Gaussian's raw parameters decides where and how large it is; or the gradient of a loss by these.
+template <class R> struct RawGeometry {
+  Vec3<R> mean;
+  R log_scale[3], quat[4];
+};
+
 // One Gaussian on the screen, with what its backward pass needs again.
 template <class R> struct Projection {
   Vec3<R> view;             // mean in the camera
@@ -97,9 +98,9 @@ template <class R> struct Projection {
 };
 
 template <class R, class T>
-GNS_MATH Projection<R> project(const PinholeCamera<T>& camera, const Vec3<R>& mean, const R (&log_scale)[3],
-                               const R (&quat)[4]) {
+GNS_MATH Projection<R> project(const PinholeCamera<T>& camera, const RawGeometry<R>& raw) {
   const auto* W = camera.rotation;
+  const Vec3<R>& mean = raw.mean;
   Projection<R> p;
   p.view.x = fma(R(W[0]), mean.x, fma(R(W[1]), mean.y, fma(R(W[2]), mean.z, R(camera.translation[0]))));
   p.view.y = fma(R(W[3]), mean.x, fma(R(W[4]), mean.y, fma(R(W[5]), mean.z, R(camera.translation[1]))));
@@ -112,11 +113,11 @@ GNS_MATH Projection<R> project(const PinholeCamera<T>& camera, const Vec3<R>& me
   p.u = fma(R(camera.fx), p.slope_x, R(camera.cx));
   p.v = fma(R(camera.fy), p.slope_y, R(camera.cy));
 
-  p.quaternion = normalise(quat[0], quat[1], quat[2], quat[3], T(0));
-  p.rotation = to_rotation(p.quaternion, T(0));
+  p.quaternion = normalise(raw.quat[0], raw.quat[1], raw.quat[2], raw.quat[3]);
+  p.rotation = to_rotation(p.quaternion);
   for (int k = 0; k < 3; ++k) {
     // Held to what a float can hold; a Gaussian that large overflows below and is not drawn.
-    p.scale[k] = exp2(min(R(T(120)), max(R(T(-120)), log_scale[k] * R(T(kLog2E)))));
+    p.scale[k] = exp2(min(R(T(120)), max(R(T(-120)), raw.log_scale[k] * R(T(kLog2E)))));
     for (int i = 0; i < 3; ++i) {
       p.axes.m[i][k] = fma(R(W[3 * i]), p.rotation.m[0][k],
                            fma(R(W[3 * i + 1]), p.rotation.m[1][k], R(W[3 * i + 2]) * p.rotation.m[2][k])) *
@@ -143,12 +144,17 @@ GNS_MATH Projection<R> project(const PinholeCamera<T>& camera, const Vec3<R>& me
   return p;
 }
 
-// Gradients of the raw geometry. `mean2d` is ∂L/∂(u, v); `covariance` is (∂L/∂a, half of ∂L/∂b, ∂L/∂c), that is the
-// entries of the symmetric matrix ∂L/∂Σ₂. Where the Jacobian's slope was clamped, x·clamp is held constant (as published).
+// What reaches a Gaussian from the screen: ∂L/∂(u, v), and (∂L/∂a, half of ∂L/∂b, ∂L/∂c), that is the entries of the
+// symmetric matrix ∂L/∂Σ₂.
+template <class R> struct ScreenGradient { R mean2d[2], covariance[3]; };
+
+// Gradient of the raw geometry. Where the Jacobian's slope was clamped, x·clamp is held constant (as published).
 template <class R, class T>
-GNS_MATH void project_backward(const PinholeCamera<T>& camera, const Projection<R>& p, const R (&mean2d)[2],
-                               const R (&covariance)[3], Vec3<R>& mean, R (&log_scale)[3], R (&quat)[4]) {
+GNS_MATH RawGeometry<R> project_backward(const PinholeCamera<T>& camera, const Projection<R>& p,
+                                         const ScreenGradient<R>& screen) {
   const auto* W = camera.rotation;
+  const auto& mean2d = screen.mean2d;
+  const auto& covariance = screen.covariance;
   const auto& A = p.screen;
   const R two(T(2)), zero(T(0));
   const R jx = R(camera.fx) * p.inverse_z, jy = R(camera.fy) * p.inverse_z;
@@ -175,9 +181,10 @@ GNS_MATH void project_backward(const PinholeCamera<T>& camera, const Projection<
   const R through_jacobian =
       fma(slope_x, p.clamped_x, fma(slope_y, p.clamped_y, jx_sum + jy_sum)) * p.inverse_z;
   view.z = -(through_mean + through_jacobian);
-  mean.x = fma(R(W[0]), view.x, fma(R(W[3]), view.y, R(W[6]) * view.z));
-  mean.y = fma(R(W[1]), view.x, fma(R(W[4]), view.y, R(W[7]) * view.z));
-  mean.z = fma(R(W[2]), view.x, fma(R(W[5]), view.y, R(W[8]) * view.z));
+  RawGeometry<R> out;
+  out.mean.x = fma(R(W[0]), view.x, fma(R(W[3]), view.y, R(W[6]) * view.z));
+  out.mean.y = fma(R(W[1]), view.x, fma(R(W[4]), view.y, R(W[7]) * view.z));
+  out.mean.z = fma(R(W[2]), view.x, fma(R(W[5]), view.y, R(W[8]) * view.z));
 
   Mat3<R> rotation;  // ∂L/∂R
   for (int k = 0; k < 3; ++k) {
@@ -187,19 +194,113 @@ GNS_MATH void project_backward(const PinholeCamera<T>& camera, const Projection<
       scale = fma(n, p.rotation.m[j][k], scale);
       rotation.m[j][k] = n * p.scale[k];
     }
-    log_scale[k] = scale * p.scale[k];
+    out.log_scale[k] = scale * p.scale[k];
   }
-  rotation_backward(p.quaternion, rotation, quat, T(0));
+  rotation_backward(p.quaternion, rotation, out.quat);
+  return out;
 }
 
 // Opacity and its binary logarithm, from the logit.
 template <class R> struct Opacity { R value, log2_value; };
 
-template <class R, class T> GNS_MATH Opacity<R> activate_opacity(R logit, T) {
+template <class R> GNS_MATH Opacity<R> activate_opacity(R logit) {
+  using T = Scalar<R>;
   // e^−ℓ, with ℓ held to where it fits a float; beyond, opacity is 0 or 1 to the last bit anyway.
   const R e = exp2(min(R(T(120)), max(R(T(-120)), -(logit * R(T(kLog2E))))));
   const R sum = R(T(1)) + e;
   return {R(T(1)) / sum, -log2(sum)};
+}
+
+// Gradient of the logit from Σh, the sum over pixels of α ∂L/∂α (see PixelSums): ∂α/∂ℓ = α (1 − o).
+template <class R> GNS_MATH R opacity_backward(const Opacity<R>& opacity, R h_sum) {
+  return h_sum * (R(Scalar<R>(1)) - opacity.value);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Footprint: what is drawn, and where
+
+// A comparison that NaN and the infinities fail, and anything a picture could be made of passes.
+template <class T> constexpr double kLargest = sizeof(T) == 4 ? 1e37 : 1e300;
+template <class R> GNS_MATH MaskOf<R> finite(R x) { return abs(x) < R(Scalar<R>(kLargest<Scalar<R>>)); }
+
+// Level of the ellipse on which α = o·exp(−½ dᵀΣ₂⁻¹d) is 1/255: dᵀΣ₂⁻¹d = 2 ln(255·o). Negative where o is below 1/255.
+template <class R> GNS_MATH R cutoff_level(const Opacity<R>& opacity) {
+  using T = Scalar<R>;
+  return R(T(2 * kLn2)) * (opacity.log2_value - R(T(kLog2MinAlpha)));
+}
+
+// Pixels whose centres lie in the box around that ellipse, clipped to the image: whole numbers, inclusive; none where
+// the first lies beyond the last.
+template <class R> struct PixelBox { R x0, x1, y0, y1; };
+
+template <class R, class T>
+GNS_MATH PixelBox<R> pixel_box(const PinholeCamera<T>& camera, const Projection<R>& p, R level) {
+  const R half_x = sqrt(level * p.a), half_y = sqrt(level * p.c);  // half extents, in pixels
+  const R half(T(0.5)), zero(T(0)), one(T(1)), width{T(camera.width)}, height{T(camera.height)};
+  PixelBox<R> box;
+  box.x0 = max(ceil(p.u - half_x - half), zero);
+  box.x1 = min(floor(p.u + half_x - half), width - one);
+  box.y0 = max(ceil(p.v - half_y - half), zero);
+  box.y1 = min(floor(p.v + half_y - half), height - one);
+  return box;
+}
+
+// A chain of comparisons that are all false for NaN: a Gaussian with a broken parameter is simply not drawn.
+template <class R>
+GNS_MATH MaskOf<R> is_drawn(const RawGeometry<R>& raw, R logit, const Projection<R>& p, R level,
+                            const PixelBox<R>& box) {
+  using T = Scalar<R>;
+  const R zero(T(0));
+  return (p.view.z > R(T(kNear))) & finite(p.view.z) & finite(p.u) & finite(p.v) & (p.determinant > zero) &
+         finite(p.determinant) & finite(p.a) & finite(p.c) & (level >= zero) & finite(logit) & (box.x0 <= box.x1) &
+         (box.y0 <= box.y1) & finite(raw.log_scale[0]) & finite(raw.log_scale[1]) & finite(raw.log_scale[2]);
+}
+
+// Longer half axis of the ellipse, in pixels: √(level·λ) for the larger eigenvalue λ of Σ₂.
+template <class R> GNS_MATH R radius(const Projection<R>& p, R level) {
+  const R half(Scalar<R>(0.5));
+  const R middle = half * (p.a + p.c), spread = half * (p.a - p.c);
+  return sqrt(level * (middle + sqrt(fma(spread, spread, p.b * p.b))));
+}
+
+// The ellipse itself, about the mean at (x, y). At pixel offset d from there it spans
+// y = slope·d ± √(residual·(level − d²·inverse_a)), and reaches its highest point at d = x_top: the roots of
+// dᵀΣ₂⁻¹d = level in the second coordinate.
+template <class R> struct Ellipse { R x, y, half_width, level, inverse_a, slope, residual, x_top; };
+
+template <class R> GNS_MATH Ellipse<R> ellipse_of(const Projection<R>& p, R level) {
+  using T = Scalar<R>;
+  // A little more than the ellipse, so that rounding can only add pixels to look at.
+  const R safe_level = fma(level, R(T(1 + 1e-5)), R(T(1e-5)));
+  const R inverse_a = R(T(1)) / p.a;
+  return {p.u,       p.v,           sqrt(safe_level * p.a),      safe_level,
+          inverse_a, p.b * inverse_a, p.determinant * inverse_a, p.b * sqrt(safe_level / p.c)};
+}
+
+// The part of a strip of pixel columns that an ellipse spans, as offsets from the mean; none where low > high. `left` is
+// the offset of the centre of the strip's first column.
+template <class R> struct Strip { R low, high; };
+
+template <class R, class T> GNS_MATH Strip<R> strip_met(const Ellipse<T>& e, R left, int columns) {
+  const R right = left + R(T(columns - 1));
+  return {max(left, R(-e.half_width)), min(right, R(e.half_width))};
+}
+
+// Half of the ellipse's extent down the column at offset d: √(residual·(level − d²·inverse_a)).
+template <class R, class T> GNS_MATH R reach(const Ellipse<T>& e, R d) {
+  return sqrt(max(R(T(0)), fnma(d * d, R(e.inverse_a), R(e.level)) * R(e.residual)));
+}
+
+// Pixel rows, inclusive, that the ellipse meets in the strip, from its highest and lowest point there: whole numbers,
+// none where first > last. y0 and y1 are of the Gaussian's pixel box.
+template <class R> struct RowSpan { R first, last; };
+
+template <class R, class T> GNS_MATH RowSpan<R> rows_met(const Ellipse<T>& e, int y0, int y1, const Strip<R>& strip) {
+  constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
+  const R d_top = min(max(R(e.x_top), strip.low), strip.high), d_bottom = min(max(R(-e.x_top), strip.low), strip.high);
+  const R bottom = fma(R(e.slope), d_bottom, R(e.y)) - reach(e, d_bottom);
+  const R top = fma(R(e.slope), d_top, R(e.y)) + reach(e, d_top);
+  return {max(ceil(bottom - R(T(0.5) + kSlack)), R(T(y0))), min(floor(top - R(T(0.5) - kSlack)), R(T(y1)))};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -213,7 +314,8 @@ constexpr double kSH3[7] = {-0.5900435899266435, 2.890611442640554, -0.457045799
                             -0.4570457994644658, 1.445305721320277, -0.5900435899266435};
 
 // Basis values of bands 1..degree in direction d, basis[0] being band 1's first.
-template <class R, class T> GNS_MATH void sh_basis(const Vec3<R>& d, int degree, R (&basis)[15], T) {
+template <class R> GNS_MATH void sh_basis(const Vec3<R>& d, int degree, R (&basis)[15]) {
+  using T = Scalar<R>;
   const R x = d.x, y = d.y, z = d.z;
   basis[0] = R(T(-kSH1)) * y;
   basis[1] = R(T(kSH1)) * z;
@@ -237,8 +339,8 @@ template <class R, class T> GNS_MATH void sh_basis(const Vec3<R>& d, int degree,
 }
 
 // ∂L/∂d from weight[k] = ∂L/∂basis[k].
-template <class R, class T>
-GNS_MATH Vec3<R> sh_basis_backward(const Vec3<R>& d, int degree, const R (&weight)[15], T) {
+template <class R> GNS_MATH Vec3<R> sh_basis_backward(const Vec3<R>& d, int degree, const R (&weight)[15]) {
+  using T = Scalar<R>;
   const R x = d.x, y = d.y, z = d.z;
   Vec3<R> g{R(T(-kSH1)) * weight[2], R(T(-kSH1)) * weight[0], R(T(kSH1)) * weight[1]};
   if (degree < 2) return g;
@@ -262,6 +364,198 @@ GNS_MATH Vec3<R> sh_basis_backward(const Vec3<R>& d, int degree, const R (&weigh
   g.z = g.z + w9 * xy + w10 * eight * yz + w11 * (six * zz - three * xx - three * yy) + w12 * eight * xz +
         w13 * (xx - yy);
   return g;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Colour
+
+// Direction from the camera to the mean, and one over its length.
+template <class R, class T>
+GNS_MATH Vec3<R> view_direction(const PinholeCamera<T>& camera, const Vec3<R>& mean, R& inverse) {
+  const R x = mean.x - R(camera.center[0]), y = mean.y - R(camera.center[1]), z = mean.z - R(camera.center[2]);
+  inverse = R(T(1)) / sqrt(fma(x, x, fma(y, y, z * z)));
+  return {x * inverse, y * inverse, z * inverse};
+}
+
+// Adds to ∂L/∂mean what reaches it through the direction d, from g = ∂L/∂d: (g − d (d·g)) / length.
+template <class R>
+GNS_MATH void view_direction_backward(const Vec3<R>& d, R inverse, const Vec3<R>& g, Vec3<R>& mean) {
+  const R along = fma(g.x, d.x, fma(g.y, d.y, g.z * d.z));  // normalising takes out what lies along d
+  mean.x = fma(fnma(d.x, along, g.x), inverse, mean.x);
+  mean.y = fma(fnma(d.y, along, g.y), inverse, mean.y);
+  mean.z = fma(fnma(d.z, along, g.z), inverse, mean.z);
+}
+
+// Adds one band of coefficients, from the one numbered kFirst on. Without branches inside, so that all its loads are in
+// flight together.
+template <int kFirst, int kCount, class R, class Coefficient>
+GNS_MATH void add_band(const R (&basis)[15], const Coefficient& coefficient, R (&colour)[3]) {
+  GNS_UNROLL
+  for (int k = kFirst; k < kFirst + kCount; ++k)
+    for (int c = 0; c < 3; ++c) colour[c] = fma(basis[k], coefficient(k, c), colour[c]);
+}
+
+// colour = max(0, ½ + Y₀₀·constant + Σ basis[k]·coefficient(k, channel)). Returns whether all of these were finite.
+template <class R, class T, class Coefficient>
+GNS_MATH MaskOf<R> evaluate_colour(const PinholeCamera<T>& camera, const Vec3<R>& mean, int degree,
+                                   const R (&constant)[3], const Coefficient& coefficient, R (&colour)[3]) {
+  for (int c = 0; c < 3; ++c) colour[c] = fma(R(T(kSH0)), constant[c], R(T(0.5)));
+  if (degree > 0) {
+    R inverse, basis[15];
+    sh_basis(view_direction(camera, mean, inverse), degree, basis);
+    add_band<0, 3>(basis, coefficient, colour);
+    if (degree > 1) add_band<3, 5>(basis, coefficient, colour);
+    if (degree > 2) add_band<8, 7>(basis, coefficient, colour);
+  }
+  const MaskOf<R> usable = finite(colour[0]) & finite(colour[1]) & finite(colour[2]);
+  for (int c = 0; c < 3; ++c) colour[c] = max(colour[c], R(T(0)));
+  return usable;
+}
+
+// ∂L/∂colour through the clamp at zero, which passes nothing where it held; for single numbers.
+template <class T> GNS_MATH T clamp_backward(T colour, T gradient) { return colour > T(0) ? gradient : T(0); }
+
+// The constant's gradient from g = ∂L/∂colour, in one channel.
+template <class R> GNS_MATH R constant_backward(R g) { return R(Scalar<R>(kSH0)) * g; }
+
+// A coefficient's gradients (three channels) from g = ∂L/∂colour; returns ∂L/∂basis, the basis' value being `basis`.
+template <class R>
+GNS_MATH R coefficient_backward(const R (&g)[3], const R (&coefficient)[3], R basis, R (&gradient)[3]) {
+  R weight(Scalar<R>(0));
+  for (int c = 0; c < 3; ++c) {
+    weight = fma(g[c], coefficient[c], weight);
+    gradient[c] = basis * g[c];
+  }
+  return weight;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Blending: C = Σ cᵢ αᵢ Tᵢ + T·background, Tᵢ = Π (1 − αⱼ) over those in front (3DGS, eq. 3), d = (dx, dy) = mean − pixel.
+
+// Σ₂⁻¹ = [[a, b], [b, c]].
+template <class R> struct Conic { R a, b, c; };
+
+template <class R> GNS_MATH Conic<R> conic_of(const Projection<R>& p) {
+  const R inverse = R(Scalar<R>(1)) / p.determinant;
+  return {p.c * inverse, -(p.b * inverse), p.a * inverse};
+}
+
+// −½ dᵀΣ₂⁻¹d in base 2, for log2(α) = qa·dx² + qb·dx·dy + qc·dy² + log2(o).
+template <class R> struct Exponent { R qa, qb, qc; };
+
+template <class R> GNS_MATH Exponent<R> exponent_of(const Conic<R>& conic) {
+  using T = Scalar<R>;
+  return {R(T(-0.5 * kLog2E)) * conic.a, R(T(-kLog2E)) * conic.b, R(T(-0.5 * kLog2E)) * conic.c};
+}
+
+// The conic back from the exponent.
+template <class R> GNS_MATH Conic<R> conic_of(const Exponent<R>& q) {
+  using T = Scalar<R>;
+  return {R(T(-2 * kLn2)) * q.qa, R(T(-kLn2)) * q.qb, R(T(-2 * kLn2)) * q.qc};
+}
+
+// What of a Gaussian is the same down a column of pixels: log2(α) = u + (v + qc·dy)·dy.
+template <class R> struct Column {
+  R dx, u, v;
+  GNS_MATH Column(R dx, R qa, R qb, R log2_opacity) : dx(dx), u(fma(qa * dx, dx, log2_opacity)), v(qb * dx) {}
+};
+
+// One Gaussian on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
+template <class R> struct Contribution {
+  R density;  // o·exp(−½ dᵀΣ₂⁻¹d), not capped
+  R alpha, next;
+  MaskOf<R> drawn, kept;
+
+  GNS_MATH Contribution(const Column<R>& column, R qc, R dy, R transmittance) {
+    using T = Scalar<R>;
+    const R power = fma(fma(qc, dy, column.v), dy, column.u);
+    drawn = power >= R(T(kLog2MinAlpha));
+    density = fast_exp2(power);
+    alpha = min(density, R(T(kMaxAlpha)));
+    next = fnma(alpha, transmittance, transmittance);
+    kept = drawn & (next >= R(T(kMinTransmittance)));  // a stopped pixel's transmittance is negative, so is `next`
+  }
+
+  // What of the Gaussian's colour the pixel takes: α T.
+  GNS_MATH R weight(R transmittance) const { return zero_unless(kept, alpha * transmittance); }
+
+  // The pixel's new transmittance; its sign falls when this Gaussian would bring it too low, and stays down.
+  GNS_MATH R advance(R transmittance) const {
+    return select(kept, next, select(drawn, negative_abs(transmittance), transmittance));
+  }
+};
+
+// A pixel's final colour in one channel; `transmittance` is what is left of it. For single numbers, like the next two.
+template <class T> GNS_MATH T over_background(T colour, T transmittance, T background) {
+  return colour + transmittance * background;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Blending backward. Front to back, as the forward pass went, so that no division has to recover the transmittance and
+// every decision comes out alike. Per pixel one scalar is carried: what of g·(final colour) still lies behind, g being
+// ∂L/∂colour. Then ∂L/∂α = T·(g·c) − behind/(1 − α).
+
+template <class R> struct Colour { R red, green, blue; };
+
+// One pixel on the way from front to back.
+template <class R> struct PixelGradient {
+  Colour<R> g;
+  R behind;
+};
+
+// `behind` before the first Gaussian: all of it.
+template <class T> GNS_MATH T all_behind(const Colour<T>& g, const Colour<T>& colour) {
+  return g.red * colour.red + g.green * colour.green + g.blue * colour.blue;
+}
+// The same with a gradient of alpha = 1 − T_final, which every contributor scales like the background.
+template <class T> GNS_MATH T alpha_behind(T behind, T alpha_gradient, T transmittance) {
+  return behind - alpha_gradient * transmittance;
+}
+
+// What one Gaussian's gradients need of all pixels, summed up; for densification also the absolute values.
+// t = Σ₂⁻¹(mean − pixel), h = o·G·∂L/∂α (straight through the 0.99 cap): ∂L/∂mean = −Σh·t, ∂L/∂Σ₂ = ½ Σh·ttᵀ.
+template <class R> struct PixelSums {
+  R red, green, blue;  // ∂L/∂colour
+  R h, x, y;           // h, h·t
+  R xx, xy, yy;        // h·ttᵀ
+  R abs_x, abs_y;      // |h·t|; not added to without kAbsolute
+};
+
+// Adds one pixel.
+template <bool kAbsolute, class R>
+GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contribution<R>& contribution,
+                        R transmittance, const Colour<R>& colour, const Conic<R>& conic, R dx, R dy) {
+  const Colour<R>& g = pixel.g;
+  const R weight = contribution.weight(transmittance);
+  const R along = fma(g.red, colour.red, fma(g.green, colour.green, g.blue * colour.blue));
+  pixel.behind = fnma(weight, along, pixel.behind);
+  const R by_alpha =
+      fnma(pixel.behind, reciprocal(R(Scalar<R>(1)) - contribution.alpha), transmittance * along);
+  const R h = zero_unless(contribution.kept, contribution.density * by_alpha);
+  const R t1 = fma(conic.b, dy, conic.a * dx), t2 = fma(conic.c, dy, conic.b * dx);
+  const R hx = h * t1, hy = h * t2;
+  sums.red = fma(weight, g.red, sums.red);
+  sums.green = fma(weight, g.green, sums.green);
+  sums.blue = fma(weight, g.blue, sums.blue);
+  sums.h = sums.h + h;
+  sums.x = sums.x + hx;
+  sums.y = sums.y + hy;
+  if constexpr (kAbsolute) {
+    sums.abs_x = sums.abs_x + abs(hx);
+    sums.abs_y = sums.abs_y + abs(hy);
+  }
+  sums.xx = fma(hx, t1, sums.xx);
+  sums.xy = fma(hx, t2, sums.xy);
+  sums.yy = fma(hy, t2, sums.yy);
+}
+
+// The sums in memory, an instance's packet: (∂L/∂colour: 3, h, h·t: 2, |h·t|: 2, h·t₁², h·t₁t₂, h·t₂², 0).
+constexpr int kPacket = 12;
+
+// What of a packet the backward pass of the projection takes.
+template <class R> GNS_MATH ScreenGradient<R> screen_gradient(const R (&packet)[kPacket]) {
+  const R half(Scalar<R>(0.5));
+  return {{-packet[4], -packet[5]}, {half * packet[8], half * packet[9], half * packet[10]}};
 }
 
 }  // namespace gns

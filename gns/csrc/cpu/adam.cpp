@@ -1,4 +1,5 @@
-// Adam (Kingma & Ba, 2015) with torch's semantics, over whole tensors; clears the gradient while it is at hand.
+// Adam over whole tensors; clears the gradient while it is at hand.
+#include "../adam_math.h"
 #include "frame.h"
 #include "kernels.h"
 #include "simd.h"
@@ -23,17 +24,16 @@ void adam(const AdamTensor* tensors, int count) {
     }
     const AdamTensor& t = *tensor;
     const size_t last = (piece + 1) * kPiece < t.count ? (piece + 1) * kPiece : t.count;
-    const V beta1(float(t.beta1)), beta2(float(t.beta2)), rest1(float(1 - t.beta1)), rest2(float(1 - t.beta2));
-    const V step(t.step), root(t.inverse_root), epsilon(t.epsilon);
+    const AdamFactors<V> factors = {float(t.beta1), float(1 - t.beta1), float(t.beta2), float(1 - t.beta2),
+                                    t.epsilon,      t.step,             t.inverse_root};
     for (size_t i = piece * kPiece; i < last; i += W) {
       const int lanes = last - i < size_t(W) ? static_cast<int>(last - i) : W;
-      const V g = load_first(t.gradient + i, lanes);
-      const V m = fma(beta1, load_first(t.first + i, lanes), rest1 * g);
-      const V v = fma(beta2, load_first(t.second + i, lanes), rest2 * g * g);
-      const V p = fnma(step, m / fma(sqrt(v), root, epsilon), load_first(t.parameter + i, lanes));
-      store_first(m, t.first + i, lanes);
-      store_first(v, t.second + i, lanes);
-      store_first(p, t.parameter + i, lanes);
+      const AdamElement<V> before = {load_first(t.parameter + i, lanes), load_first(t.first + i, lanes),
+                                     load_first(t.second + i, lanes)};
+      const AdamElement<V> after = adam_step(before, load_first(t.gradient + i, lanes), factors);
+      store_first(after.parameter, t.parameter + i, lanes);
+      store_first(after.first_moment, t.first + i, lanes);
+      store_first(after.second_moment, t.second + i, lanes);
       store_first(V(0.0f), t.gradient + i, lanes);
     }
   });

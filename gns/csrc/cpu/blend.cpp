@@ -67,34 +67,10 @@ template <class T> struct TileView {
   }
 };
 
-// What of one Gaussian stays the same down a strip: the exponent is (u + (v + qc·dy)·dy).
-template <class T> struct Column {
-  Vec<T> dx, u, v;
-  GNS_INLINE Column(const Splat<T>& splat, T strip_x) {
-    dx = Vec<T>(splat.x - strip_x) - Vec<T>::load(kPixelOffsets<T>.x);
-    u = fma(Vec<T>(splat.qa) * dx, dx, Vec<T>(splat.ql));
-    v = Vec<T>(splat.qb) * dx;
-  }
-};
-
-// One Gaussian on one block, given the transmittance in front of it: the same instructions forwards and backwards.
-template <class T> struct Contribution {
-  Vec<T> density;  // o·exp(power), not capped
-  Vec<T> alpha, next;
-  Mask<T> drawn, kept;
-  GNS_INLINE Contribution(const Column<T>& column, Vec<T> qc, Vec<T> dy, Vec<T> transmittance) {
-    const Vec<T> power = fma(fma(qc, dy, column.v), dy, column.u);
-    drawn = power >= Vec<T>(T(kLog2MinAlpha));
-    density = exp2(power);
-    alpha = min(density, Vec<T>(T(kMaxAlpha)));
-    next = fnma(alpha, transmittance, transmittance);
-    kept = drawn & (next >= Vec<T>(T(kMinTransmittance)));  // a stopped pixel's transmittance is negative, so is `next`
-  }
-  // The pixel's new transmittance; its sign falls when this Gaussian would bring it too low, and stays down.
-  GNS_INLINE Vec<T> advance(Vec<T> transmittance) const {
-    return select(kept, next, select(drawn, negative_abs(transmittance), transmittance));
-  }
-};
+// A Gaussian seen from the pixels of the strip whose first column is `x`.
+template <class T> GNS_INLINE Column<Vec<T>> column_of(const Splat<T>& splat, int x) {
+  return {Vec<T>(splat.x - T(x)) - Vec<T>::load(kPixelOffsets<T>.x), splat.qa, splat.qb, splat.ql};
+}
 
 template <class T> GNS_INLINE bool all_stopped(Vec<T> transmittance) {
   constexpr unsigned full = (1u << Shape<T>::lanes) - 1;
@@ -165,13 +141,13 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
       constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
       uint64_t rows = live >> (s * S::rows) & strip_bits;
       if (!rows) continue;
-      const Column<T> column(splat, T(view.x + s * S::block_width));
+      const Column<V> column = column_of(splat, view.x + s * S::block_width);
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
         const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
-        const Contribution<T> c(column, qc, dy, t);
-        const V weight = zero_unless(c.kept, c.alpha * t);
+        const Contribution<V> c(column, qc, dy, t);
+        const V weight = c.weight(t);
         if constexpr (kColour) {
           fma(weight, V(splat.red), V::load(colour[0] + pixel)).store(colour[0] + pixel);
           fma(weight, V(splat.green), V::load(colour[1] + pixel)).store(colour[1] + pixel);
@@ -194,7 +170,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
       for (int channel = 0; channel < 3; ++channel) {
         T* out = image + channel * plane + (view.y + row) * stride + view.x + column;
         for (int k = 0; k < pixels; ++k)
-          out[k] = colour[channel][pixel + k] + left(pixel + k) * background[channel];
+          out[k] = over_background(colour[channel][pixel + k], left(pixel + k), background[channel]);
       }
     });
   }
@@ -220,9 +196,9 @@ template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
     const V top = V(splat.y - T(view.y)) - lane_y;
     for (uint64_t rest = frame.list[i].blocks & view.inside; rest; rest &= rest - 1) {
       const int block = __builtin_ctzll(rest), pixel = block * S::lanes;
-      const Column<T> column(splat, T(view.x + block / S::rows * S::block_width));
+      const Column<V> column = column_of(splat, view.x + block / S::rows * S::block_width);
       const V dy = top - V(T(block % S::rows * S::block_height)), t = V::load(transmittance + pixel);
-      const Contribution<T> c(column, V(splat.qc), dy, t);
+      const Contribution<V> c(column, V(splat.qc), dy, t);
       pairs += __builtin_popcount(bits(c.kept));
       c.advance(t).store(transmittance + pixel);
     }
@@ -230,12 +206,7 @@ template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
   return pairs;
 }
 
-// Front to back, as the forward pass went, so that no division has to recover the transmittance. Per pixel one scalar is
-// carried: what of g·(final colour) still lies behind, g being ∂L/∂colour. Then ∂L/∂α = T·(g·c) − behind/(1 − α).
-//
-// With t = Σ₂⁻¹(mean − pixel) and h = o·G·∂L/∂α (straight through the 0.99 cap) an instance's packet is
-// (Σ ∂L/∂colour: 3, Σh, Σh·t: 2, Σ|h·t|: 2, Σh·t₁², Σh·t₁t₂, Σh·t₂², 0): ∂L/∂mean = −Σh·t, ∂L/∂Σ₂ = ½ Σh·ttᵀ.
-// Without kAbsolute the two absolute sums stay zero.
+// Leaves the packet of every instance of one tile.
 template <class T, bool kAbsolute>
 void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* image_gradient, const T* alpha_gradient) {
   using V = Vec<T>;
@@ -248,16 +219,20 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
   const T* final_transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
   view.each_run([&](int pixel, int row, int column, auto pixels) {
     const size_t at = (view.y + row) * stride + view.x + column;
-    for (int channel = 0; channel < 3; ++channel) {
-      const T *g = image_gradient + channel * plane + at, *c = image + channel * plane + at;
-      for (int k = 0; k < pixels; ++k) {
-        gradient[channel][pixel + k] = g[k];
-        behind[pixel + k] += g[k] * c[k];
-      }
+    auto colour_at = [&](const T* planes, int k) -> Colour<T> {
+      return {planes[at + k], planes[plane + at + k], planes[2 * plane + at + k]};
+    };
+    for (int k = 0; k < pixels; ++k) {
+      const Colour<T> g = colour_at(image_gradient, k);
+      gradient[0][pixel + k] = g.red;
+      gradient[1][pixel + k] = g.green;
+      gradient[2][pixel + k] = g.blue;
+      behind[pixel + k] = all_behind(g, colour_at(image, k));
     }
-    if (alpha_gradient)  // alpha = 1 − T_final, which every contributor scales like the background
+    if (alpha_gradient)
       for (int k = 0; k < pixels; ++k)
-        behind[pixel + k] -= alpha_gradient[at + k] * std::abs(final_transmittance[pixel + k]);
+        behind[pixel + k] =
+            alpha_behind(behind[pixel + k], alpha_gradient[at + k], std::abs(final_transmittance[pixel + k]));
   });
 
   uint64_t alive = view.inside;
@@ -272,49 +247,30 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
     const Splat<T>& splat = frame.splats[instance.gaussian];
     const V qc(splat.qc), top = V(splat.y - T(view.y)) - lane_y;
     const V zero(T(0));
-    V red = zero, green = zero, blue = zero, h_sum = zero, x_sum = zero, y_sum = zero, x_abs = zero, y_abs = zero;
-    V xx = zero, xy = zero, yy = zero;
+    PixelSums<V> sums = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     for (int s = 0; s < S::strips; ++s) {
       constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
       uint64_t rows = live >> (s * S::rows) & strip_bits;
       if (!rows) continue;
-      const Column<T> column(splat, T(view.x + s * S::block_width));
-      const V a_dx = V(splat.conic_a) * column.dx, b_dx = V(splat.conic_b) * column.dx;
+      const Column<V> column = column_of(splat, view.x + s * S::block_width);
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
         const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
-        const Contribution<T> c(column, qc, dy, t);
-        const V weight = zero_unless(c.kept, c.alpha * t);
-        const V g_red = V::load(gradient[0] + pixel), g_green = V::load(gradient[1] + pixel),
-                g_blue = V::load(gradient[2] + pixel);
-        const V along = fma(g_red, V(splat.red), fma(g_green, V(splat.green), g_blue * V(splat.blue)));
-        const V rest = fnma(weight, along, V::load(behind + pixel));
-        rest.store(behind + pixel);
-        const V alpha_grad = fnma(rest, reciprocal(V(T(1)) - c.alpha), t * along);
-        const V h = zero_unless(c.kept, c.density * alpha_grad);
-        const V t1 = fma(V(splat.conic_b), dy, a_dx), t2 = fma(V(splat.conic_c), dy, b_dx);
-        const V hx = h * t1, hy = h * t2;
-        red = fma(weight, g_red, red);
-        green = fma(weight, g_green, green);
-        blue = fma(weight, g_blue, blue);
-        h_sum += h;
-        x_sum += hx;
-        y_sum += hy;
-        if constexpr (kAbsolute) {
-          x_abs += abs(hx);
-          y_abs += abs(hy);
-        }
-        xx = fma(hx, t1, xx);
-        xy = fma(hx, t2, xy);
-        yy = fma(hy, t2, yy);
+        const Contribution<V> c(column, qc, dy, t);
+        PixelGradient<V> g = {{V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
+                              V::load(behind + pixel)};
+        add_pixel<kAbsolute>(sums, g, c, t, {splat.red, splat.green, splat.blue},
+                             {splat.conic.a, splat.conic.b, splat.conic.c}, column.dx, dy);
+        g.behind.store(behind + pixel);
         const V after = c.advance(t);
         after.store(transmittance + pixel);
         if (any(andnot(c.drawn, c.kept)) && all_stopped(after)) [[unlikely]] alive &= ~(uint64_t(1) << block);
       }
     }
-    const V sums[12] = {red, green, blue, h_sum, x_sum, y_sum, x_abs, y_abs, xx, xy, yy, zero};
-    sum_lanes<T>(sums, packets + size_t(instance.slot) * kPacket);
+    const V packet[kPacket] = {sums.red,   sums.green, sums.blue, sums.h,  sums.x,  sums.y,
+                               sums.abs_x, sums.abs_y, sums.xx,   sums.xy, sums.yy, zero};
+    sum_lanes<T>(packet, packets + size_t(instance.slot) * kPacket);
   }
   for (; i < end; ++i) __builtin_memset(packets + size_t(frame.list[i].slot) * kPacket, 0, kPacket * sizeof(T));
 }

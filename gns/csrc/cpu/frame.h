@@ -14,10 +14,8 @@
 
 namespace gns {
 
-constexpr int kTile = 16;           // pixels, both ways
 constexpr int kPixels = kTile * kTile;
 constexpr int kGroup = 1024;        // Gaussians a task of the per-Gaussian stages
-constexpr int kPacket = 12;         // gradient sums of one instance, see blend_backward
 
 // Large buffers ask for huge pages: tiles read their splats from all over the memory, and each small page costs a walk.
 inline void* allocate(size_t bytes) {
@@ -61,22 +59,19 @@ template <class T> class Buffer {
   size_t capacity_ = 0;
 };
 
-// A Gaussian as the blending loops read it; the exponent is in base 2 with the opacity folded in:
-// log2(α) = qa·dx² + qb·dx·dy + qc·dy² + ql with (dx, dy) = mean − pixel.
+// A Gaussian as the blending loops read it: (qa, qb, qc) is its Exponent, ql the binary logarithm of its opacity.
 template <class T> struct alignas(sizeof(T) * 16) Splat {
   T x, y;
   T qa, qb, qc, ql;
   T red, green, blue;
-  T conic_a, conic_b, conic_c;  // inverse of Σ₂
+  Conic<T> conic;
   T depth, unused[3];
 };
 
-// Where its α ≥ 1/255 ellipse lies. At pixel offset x from the mean the ellipse spans
-// y = slope·x ± sqrt(residual·(level − x²·inverse_a)), and reaches its highest point at x = x_top.
+// Where its α ≥ 1/255 ellipse lies.
 template <class T> struct Footprint {
-  int32_t x0, x1, y0, y1;  // inclusive pixel box, clipped to the image
-  T x, y;
-  T half_width, level, inverse_a, slope, residual, x_top;
+  int32_t x0, x1, y0, y1;  // its PixelBox
+  Ellipse<T> ellipse;
 };
 
 // One Gaussian in one tile. A bit of `blocks` for every register of pixels that the ellipse meets.

@@ -1,6 +1,7 @@
-// 0.8·L1 + 0.2·(1 − SSIM) and its gradient. SSIM: Wang et al., 2004; Gaussian window of 11 pixels, σ = 1.5, zero padding.
+// The photometric loss of loss_math.h, a band of rows at a time.
 #include <utility>
 
+#include "../loss_math.h"
 #include "frame.h"
 #include "kernels.h"
 #include "simd.h"
@@ -9,15 +10,8 @@
 namespace gns::GNS_ISA {
 namespace {
 
-constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
 constexpr int kMargin = 16;  // columns of zeros left and right of every row: the padding, and room for whole registers
 constexpr int kBand = 64;    // rows a task: a loss must not depend on the number of threads
-constexpr double kC1 = 0.01 * 0.01, kC2 = 0.03 * 0.03;
-
-// exp(−x²/(2·1.5²)) for x = −5 .. 5, normalised to sum one.
-constexpr double kWindow[kTaps] = {0.00102838008447911,  0.007598758135239185, 0.03600077212843083, 0.10936068950970002,
-                                   0.2130055377112537,   0.26601172486179436,  0.2130055377112537,  0.10936068950970002,
-                                   0.03600077212843083,  0.007598758135239185, 0.00102838008447911};
 
 // Blurs along a row: Σ window[k]·row[x + k − 5], by the window's symmetry. `at` is aligned to a register.
 template <class T> GNS_INLINE Vec<T> blur_row(const T* at) {
@@ -97,7 +91,7 @@ template <class T> struct Band {
   void blur_images(int begin, int end) const;
   void compare(int row, double& l1, double& ssim) const;
   void blur_maps(int begin, int end) const;
-  void differentiate(int row, T l1_weight, T ssim_weight, T* gradient) const;
+  void differentiate(int row, const LossWeights<T>& weights, T* gradient) const;
 };
 
 template <class T> void Band<T>::load(int row) const {
@@ -109,7 +103,7 @@ template <class T> void Band<T>::load(int row) const {
   const T* from = image + (size_t(channel) * height + row) * width;
   const uint8_t* bytes = target + size_t(row) * width * 3 + channel;
   for (int i = 0; i < width; ++i) to_x[i] = from[i];
-  for (int i = 0; i < width; ++i) to_y[i] = T(bytes[3 * i]) * T(1.0 / 255);
+  for (int i = 0; i < width; ++i) to_y[i] = colour_of_byte<T>(bytes[3 * i]);
   if (!mask) return;
   const uint8_t* seen = mask + size_t(row) * width;
   for (int i = 0; i < width; ++i)
@@ -135,10 +129,7 @@ template <class T> void Band<T>::blur_images(int begin, int end) const {
   auto at = [](const Rows<T>& rows, int row, int i) GNS_INLINE_LAMBDA { return V::load(rows[row] + i); };
   blur_down(begin, end, [&](int row, int i) GNS_INLINE_LAMBDA { return at(x, row, i); }, sums[0]);
   blur_down(begin, end, [&](int row, int i) GNS_INLINE_LAMBDA { return at(y, row, i); }, sums[1]);
-  auto squares = [&](int row, int i) GNS_INLINE_LAMBDA {  // SSIM needs E[x²] and E[y²] only as a sum
-    const V a = at(x, row, i), b = at(y, row, i);
-    return fma(a, a, b * b);
-  };
+  auto squares = [&](int row, int i) GNS_INLINE_LAMBDA { return sum_of_squares(at(x, row, i), at(y, row, i)); };
   blur_down(begin, end, squares, sums[2]);
   blur_down(begin, end, [&](int row, int i) GNS_INLINE_LAMBDA { return at(x, row, i) * at(y, row, i); }, sums[3]);
 }
@@ -156,30 +147,19 @@ template <class T> void Band<T>::compare(int row, double& l1, double& ssim) cons
   }
   V row_l1(T(0)), row_ssim(T(0));
   for (int i = 0; i < columns; i += W) {
-    const V mx = blur_row(sums[0][row] + i), my = blur_row(sums[1][row] + i);
-    const V mxy = mx * my, means = fma(mx, mx, my * my);
-    const V variances = blur_row(sums[2][row] + i) - means, cov = blur_row(sums[3][row] + i) - mxy;
-    const V c1(T{kC1}), c2(T{kC2}), two(T(2));
-    const V a1 = fma(two, mxy, c1), a2 = fma(two, cov, c2);
-    const V b1 = means + c1, b2 = variances + c2;
-    const V inverse = V(T(1)) / (b1 * b2), inverse_b1 = b2 * inverse, inverse_b2 = b1 * inverse;
-    V s = a1 * a2 * inverse;
-    V mean = two * fma(my * (a2 - a1), inverse, -(mx * s * (inverse_b1 - inverse_b2)));
-    V xx = -(s * inverse_b2), xy = two * a1 * inverse;
+    Ssim<V> s = ssim_terms(blur_row(sums[0][row] + i), blur_row(sums[1][row] + i), blur_row(sums[2][row] + i),
+                           blur_row(sums[3][row] + i));
     if (i + W > width) {  // columns beyond the image count for nothing
       T inside[W];
       for (int k = 0; k < W; ++k) inside[k] = i + k < width ? T(1) : T(0);
       const V in = V::load(inside);
-      s = s * in;
-      mean = mean * in;
-      xx = xx * in;
-      xy = xy * in;
+      s = {s.value * in, s.by_mean * in, s.by_xx * in, s.by_xy * in};
     }
     row_l1 += abs(V::load(x[row] + i) - V::load(y[row] + i));
-    row_ssim += s;
-    mean.store(mean_row + i);
-    xx.store(xx_row + i);
-    xy.store(xy_row + i);
+    row_ssim += s.value;
+    s.by_mean.store(mean_row + i);
+    s.by_xx.store(xx_row + i);
+    s.by_xy.store(xy_row + i);
   }
   T lanes[W];
   row_l1.store(lanes);
@@ -196,17 +176,13 @@ template <class T> void Band<T>::blur_maps(int begin, int end) const {
   }
 }
 
-template <class T> void Band<T>::differentiate(int row, T l1_weight, T ssim_weight, T* gradient) const {
+template <class T> void Band<T>::differentiate(int row, const LossWeights<T>& weights, T* gradient) const {
   using V = Vec<T>;
   T* out = gradient + (size_t(channel) * height + row) * width;
   for (int i = 0; i < width; i += V::width) {
-    const V a = V::load(x[row] + i), b = V::load(y[row] + i);
-    const V b0 = blur_row(sums[0][row] + i), b1 = blur_row(sums[1][row] + i), b2 = blur_row(sums[2][row] + i);
-    const V by_ssim = fma(V(T(2)) * a, b1, fma(b, b2, b0));
-    const V difference = a - b, zero(T(0));
-    const V by_l1 = select(difference > zero, V(l1_weight), select(difference < zero, V(-l1_weight), zero));
-    const int lanes = width - i < V::width ? width - i : V::width;
-    store_first(fma(V(ssim_weight), by_ssim, by_l1), out + i, lanes);
+    const V g = photometric_gradient(V::load(x[row] + i), V::load(y[row] + i), blur_row(sums[0][row] + i),
+                                     blur_row(sums[1][row] + i), blur_row(sums[2][row] + i), weights);
+    store_first(g, out + i, width - i < V::width ? width - i : V::width);
   }
   if (!mask) return;
   const uint8_t* seen = mask + size_t(row) * width;
@@ -230,7 +206,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   static thread_local Buffer<double> sums;
   double* const partial = sums.ensure(2 * size_t(tasks));
   const double elements = 3.0 * width * height;
-  const T l1_weight = T(0.8 / elements), ssim_weight = T(-0.2 / elements);
+  const LossWeights<T> weights = loss_weights<T>(elements);
 
   parallel_for(tasks, [&](int task) {
     const int begin = task / 3 * kBand, end = begin + kBand < height ? begin + kBand : height;
@@ -257,7 +233,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
     partial[2 * task + 1] = ssim;
     if (!gradient) return;
     band.blur_maps(begin, end);
-    for (int row = begin; row < end; ++row) band.differentiate(row, l1_weight, ssim_weight, gradient);
+    for (int row = begin; row < end; ++row) band.differentiate(row, weights, gradient);
   });
 
   double l1 = 0, ssim = 0;
@@ -265,7 +241,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
     l1 += partial[2 * task];
     ssim += partial[2 * task + 1];
   }
-  return 0.8 * l1 / elements + 0.2 * (1 - ssim / elements);
+  return photometric_value(l1, ssim, elements);
 }
 
 #define GNS_INSTANTIATE(T)                                                                                        \

@@ -32,6 +32,7 @@ template <> struct Mask<float> { __mmask16 m; };
 template <> struct Mask<double> { __mmask8 m; };
 
 template <> struct Vec<float> {
+  using Scalar = float;
   static constexpr int width = 16;
   __m512 v;
   Vec() = default;
@@ -41,6 +42,7 @@ template <> struct Vec<float> {
   GNS_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
 template <> struct Vec<double> {
+  using Scalar = double;
   static constexpr int width = 8;
   __m512d v;
   Vec() = default;
@@ -117,6 +119,7 @@ template <> struct Mask<float> { __m256 m; };
 template <> struct Mask<double> { __m256d m; };
 
 template <> struct Vec<float> {
+  using Scalar = float;
   static constexpr int width = 8;
   __m256 v;
   Vec() = default;
@@ -126,6 +129,7 @@ template <> struct Vec<float> {
   GNS_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
 };
 template <> struct Vec<double> {
+  using Scalar = double;
   static constexpr int width = 4;
   __m256d v;
   Vec() = default;
@@ -204,6 +208,7 @@ template <> struct Lanes<double> {
 };
 template <class T> struct Mask { typename Lanes<T>::I m; };
 template <class T> struct Vec {
+  using Scalar = T;
   static constexpr int width = 4;
   using V = typename Lanes<T>::V;
   V v;
@@ -342,6 +347,8 @@ GNS_INLINE Vec<double> exp2(Vec<double> x) {
   for (int k = 12; k >= 0; --k) p = fma(p, t, Vec<double>(inverse_factorial[k]));
   return exp2_scale(p, n);
 }
+
+template <class T> GNS_INLINE Vec<T> fast_exp2(Vec<T> x) { return exp2(x); }
 
 // log2 of a positive number, by atanh: log m = 2 (s + s³/3 + s⁵/5 + ...), s = (m − 1)/(m + 1), |s| ≤ 0.2.
 template <class T> GNS_INLINE Vec<T> log2(Vec<T> x) {

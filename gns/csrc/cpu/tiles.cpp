@@ -50,27 +50,17 @@ GNS_INLINE void stage_instances(const Frame<T>& frame, uint32_t gaussian, Stage&
   using V = Vec<T>;
   using S = Shape<T>;
   constexpr int W = V::width;
-  constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
   constexpr int kNoRow = -1, kBelowAllRows = 1 << 24;
   const Footprint<T>& f = frame.footprints[gaussian];
   const int last_strip = f.x1 / S::block_width, last_tile_y = f.y1 / kTile;
   for (int strip = f.x0 / kTile * S::strips; strip <= last_strip; strip += W) {
-    const V left = V::load(kStripOffsets<T>.x) + V(T(strip * S::block_width) + T(0.5) - f.x);
-    const V right = left + V(T(S::block_width - 1));
-    const V low_x = max(left, V(-f.half_width)), high_x = min(right, V(f.half_width));
-    const Mask<T> met = low_x <= high_x;
-    auto reach = [&](V x) {  // half of the ellipse's extent in y at x
-      return sqrt(max(V(T(0)), fnma(x * x, V(f.inverse_a), V(f.level)) * V(f.residual)));
-    };
-    const V x_top = min(max(V(f.x_top), low_x), high_x), x_bottom = min(max(V(-f.x_top), low_x), high_x);
-    const V bottom = fma(V(f.slope), x_bottom, V(f.y)) - reach(x_bottom);
-    const V top = fma(V(f.slope), x_top, V(f.y)) + reach(x_top);
-    // As pixel rows, held to the Gaussian's own box.
-    const V first = max(ceil(bottom - V(T(0.5) + kSlack)), V(T(f.y0)));
-    const V last = min(floor(top - V(T(0.5) - kSlack)), V(T(f.y1)));
+    const V left = V::load(kStripOffsets<T>.x) + V(T(strip * S::block_width) + T(0.5) - f.ellipse.x);
+    const Strip<V> strip_part = strip_met(f.ellipse, left, S::block_width);
+    const RowSpan<V> span = rows_met(f.ellipse, f.y0, f.y1, strip_part);
+    const Mask<T> spanned = strip_part.low <= strip_part.high;
     int32_t first_row[W], last_row[W];
-    store_int(select(met, first, V(T(kBelowAllRows))), first_row);
-    store_int(select(met, last, V(T(kNoRow))), last_row);
+    store_int(select(spanned, span.first, V(T(kBelowAllRows))), first_row);
+    store_int(select(spanned, span.last, V(T(kNoRow))), last_row);
     Ints<T> first_lanes, last_lanes;
     __builtin_memcpy(&first_lanes, first_row, sizeof first_row);
     __builtin_memcpy(&last_lanes, last_row, sizeof last_row);

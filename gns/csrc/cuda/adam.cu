@@ -1,9 +1,9 @@
-// Adam (Kingma & Ba, 2015) with torch's semantics, over up to six whole tensors at once; clears the gradients while they
-// are at hand.
+// Adam over up to six whole tensors at once; clears the gradients while they are at hand.
 //
 // A block takes 1024 elements of one tensor, a thread four of them that lie a block apart, all loaded before the first
 // is stored: what counts here is how many loads are in flight.
 #include "device.cuh"
+#include "adam_math.h"
 
 namespace gns {
 
@@ -21,30 +21,26 @@ GNS_DEVICE int adam_blocks(int count) {
   return int((unsigned(count) + kPart - 1) / kPart);
 }
 
-struct AdamFactors { float beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon; };
-
 // The part of a tensor that is the turn of its block number `block`.
-GNS_DEVICE void step_part(const AdamTensor& t, int block, const AdamFactors& f) {
+GNS_DEVICE void step_part(const AdamTensor& t, int block, const AdamFactors<float>& factors) {
   const size_t begin = size_t(block) * kEach * kAdamThreads + threadIdx.x, end = size_t(t.count);
-  float p[kEach], g[kEach], m[kEach], v[kEach];
+  AdamElement<float> element[kEach];
+  float gradient[kEach];
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
     const size_t i = begin + k * kAdamThreads;
     if (i >= end) break;
-    p[k] = t.parameter[i];
-    g[k] = t.gradient[i];
-    m[k] = t.first_moment[i];
-    v[k] = t.second_moment[i];
+    element[k] = {t.parameter[i], t.first_moment[i], t.second_moment[i]};
+    gradient[k] = t.gradient[i];
   }
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
     const size_t i = begin + k * kAdamThreads;
     if (i >= end) break;
-    m[k] = fmaf(f.beta1, m[k], f.one_minus_beta1 * g[k]);
-    v[k] = fmaf(f.beta2, v[k], f.one_minus_beta2 * g[k] * g[k]);
-    t.parameter[i] = fmaf(-t.step, m[k] / fmaf(sqrtf(v[k]), t.inverse_root, f.epsilon), p[k]);
-    t.first_moment[i] = m[k];
-    t.second_moment[i] = v[k];
+    const AdamElement<float> after = adam_step(element[k], gradient[k], factors);
+    t.parameter[i] = after.parameter;
+    t.first_moment[i] = after.first_moment;
+    t.second_moment[i] = after.second_moment;
     t.gradient[i] = 0.0f;
   }
 }
@@ -75,5 +71,5 @@ extern "C" __global__ void __launch_bounds__(256)
   GNS_ADAM_SEEK(3)
   GNS_ADAM_SEEK(4)
   GNS_ADAM_SEEK(5)
-  gns::step_part(tensor, block, {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon});
+  gns::step_part(tensor, block, {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, tensor.step, tensor.inverse_root});
 }

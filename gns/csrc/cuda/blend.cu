@@ -49,12 +49,12 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
       for (unsigned rest = candidates.half[0] | candidates.half[1]; rest; rest &= rest - 1) {
         const int bit = __ffs(rest) - 1, j = group + bit;
         const float4 place = batch.place[j], shape = batch.shape[j];
-        const Column column(place, shape, pixels.x);
+        const Column<float> column = column_of(place, shape, pixels.x);
         float score = 0.0f;
         for (int p = 0; p < 2; ++p) {
           if (!(candidates.half[p] >> bit & 1u)) continue;
-          const Contribution c(column, shape.z, place.y - pixels.y[p], transmittance[p]);
-          const float weight = c.kept ? c.alpha * transmittance[p] : 0.0f;
+          const Contribution<float> c(column, shape.z, place.y - pixels.y[p], transmittance[p]);
+          const float weight = c.weight(transmittance[p]);
           if (kColour) {
             const float4 shade = batch.colour[j];
             colour[p][0] = fma(weight, shade.x, colour[p][0]);
@@ -88,7 +88,7 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
   for (int p = 0; p < 2; ++p) {
     if (!pixels.inside[p]) continue;
     const float left = fabsf(transmittance[p]);
-    for (int c = 0; c < 3; ++c) in.image[c * plane + pixels.at[p]] = fma(left, in.background[c], colour[p][c]);
+    for (int c = 0; c < 3; ++c) in.image[c * plane + pixels.at[p]] = over_background(colour[p][c], left, in.background[c]);
     if (in.alpha) in.alpha[pixels.at[p]] = 1.0f - left;
   }
 }

@@ -14,11 +14,10 @@ constexpr int kBatch = kBlendThreads;  // splats staged at a time: one a thread
 constexpr int kQuadrant = 8;           // pixels, both ways
 constexpr int kHalf = 4;               // rows of a half quadrant, and from a lane's first pixel to its second
 
-// A Gaussian as the loops below read it; the exponent is in base 2 with the opacity folded in:
-// log2(α) = qa·dx² + qb·dx·dy + qc·dy² + ql with (dx, dy) = mean − pixel.
+// Gaussians as the loops below read them.
 struct Batch {
   float4 place[kBatch];   // x, y, pixel columns, pixel rows (packed spans)
-  float4 shape[kBatch];   // qa, qb, qc, ql
+  float4 shape[kBatch];   // Exponent: qa, qb, qc; binary logarithm of the opacity
   float4 colour[kBatch];  // red, green, blue, depth
 };
 
@@ -75,34 +74,10 @@ GNS_DEVICE Candidates find_candidates(const Batch& batch, const PixelPair& pixel
   return {{__ballot_sync(kAllLanes, meets[0]), __ballot_sync(kAllLanes, meets[1])}};
 }
 
-// What of one splat is the same for both pixels of a lane, which lie in one column.
-struct Column {
-  float dx, u, v;
-  GNS_DEVICE Column(const float4& place, const float4& shape, float x) {
-    dx = place.x - x;
-    u = fma(shape.x * dx, dx, shape.w);
-    v = shape.y * dx;
-  }
-};
-
-// One splat on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
-struct Contribution {
-  float density;  // o·exp(power), not capped
-  float alpha, next;
-  bool drawn, kept;
-  GNS_DEVICE Contribution(const Column& column, float qc, float dy, float transmittance) {
-    const float power = fma(fma(qc, dy, column.v), dy, column.u);
-    drawn = power >= float(kLog2MinAlpha);
-    density = fast_exp2(power);
-    alpha = min(density, float(kMaxAlpha));
-    next = fnma(alpha, transmittance, transmittance);
-    kept = drawn && next >= float(kMinTransmittance);  // a stopped pixel's transmittance is negative, so is `next`
-  }
-  // The pixel's new transmittance; its sign falls when this splat would bring it too low, and stays down.
-  GNS_DEVICE float advance(float transmittance) const {
-    return kept ? next : drawn ? -fabsf(transmittance) : transmittance;
-  }
-};
+// A splat seen from both pixels of a lane, which lie in one column.
+GNS_DEVICE Column<float> column_of(const float4& place, const float4& shape, float x) {
+  return {place.x - x, shape.x, shape.y, shape.w};
+}
 
 GNS_DEVICE bool both_stopped(const float (&transmittance)[2]) {
   return transmittance[0] < 0.0f && transmittance[1] < 0.0f;

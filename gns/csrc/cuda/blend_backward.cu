@@ -1,11 +1,4 @@
-// The backward pass of blending; a block a tile.
-//
-// Front to back, as the forward pass went, so that no division has to recover the transmittance and every decision
-// comes out alike. Per pixel one scalar is carried: what of g·(final colour) still lies behind, g being ∂L/∂colour.
-// Then ∂L/∂α = T·(g·c) − behind/(1 − α).
-//
-// With t = Σ₂⁻¹(mean − pixel) and h = o·G·∂L/∂α (straight through the 0.99 cap) an instance's packet is
-// (Σ ∂L/∂colour: 3, Σh, Σh·t: 2, Σ|h·t|: 2, Σh·t₁², Σh·t₁t₂, Σh·t₂², 0): ∂L/∂mean = −Σh·t, ∂L/∂Σ₂ = ½ Σh·ttᵀ.
+// The backward pass of blending: every instance's packet; a block a tile.
 //
 // The sums go over lanes by shuffles, over warps by shared memory, both in a fixed order, and to the instance's own
 // slot: no atomics, and the same bits every time.
@@ -34,8 +27,8 @@ struct BackwardArguments {
   float4* packets;
 };
 
-// Sums over pixels that make up a packet, in the order of the loops below: the last two, Σ|h·t|, are for densification
-// alone, and left out when nobody asks for them.
+// PixelSums that are added up over lanes: the last two, Σ|h·t|, are for densification alone, and left out when nobody
+// asks for them.
 constexpr int kSums = 9, kScreenSums = 11;
 
 GNS_DEVICE int place_in_packet(int sum) { return sum < 6 ? sum : sum < kSums ? sum + 2 : sum - 3; }
@@ -61,6 +54,15 @@ template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE float sum_lanes(cons
   }
 }
 
+// The first kCount of `sums` over the lanes, see sum_lanes().
+template <int kCount> GNS_DEVICE float sum_over_lanes(const PixelSums<float>& sums, int lane) {
+  const float all[kScreenSums] = {sums.red, sums.green, sums.blue, sums.h,     sums.x,    sums.y,
+                                  sums.xx,  sums.xy,    sums.yy,   sums.abs_x, sums.abs_y};
+  float value[kCount];
+  for (int k = 0; k < kCount; ++k) value[k] = all[k];
+  return sum_lanes(value, lane);
+}
+
 // Which of kCount sums sum_lanes() leaves in this lane; −1 for a lane that is left with none.
 template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE int owned_sum(int lane) {
   if constexpr (kDistance == 0) {
@@ -73,62 +75,22 @@ template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE int owned_sum(int la
   }
 }
 
-// State of one pixel on the way from front to back.
-struct PixelGradient {
-  float red, green, blue;  // g = ∂L/∂colour
-  float behind;
-};
-
-GNS_DEVICE PixelGradient begin_pixel(const BackwardArguments& in, size_t at) {
-  const size_t plane = size_t(in.width) * in.height;
-  PixelGradient g;
-  g.red = in.image_gradient[at];
-  g.green = in.image_gradient[plane + at];
-  g.blue = in.image_gradient[2 * plane + at];
-  g.behind = fma(g.red, in.image[at], fma(g.green, in.image[plane + at], g.blue * in.image[2 * plane + at]));
-  // alpha = 1 − T at the end, which every contributor scales like the background.
-  if (in.alpha_gradient) g.behind = fnma(in.alpha_gradient[at], 1.0f - in.alpha[at], g.behind);
-  return g;
+GNS_DEVICE Colour<float> colour_at(const float* planes, size_t plane, size_t at) {
+  return {planes[at], planes[plane + at], planes[2 * plane + at]};
 }
 
-// Adds one pixel's part to the sums of one splat; returns whether there was any.
-template <int kCount>
-GNS_DEVICE bool add_pixel(float (&sum)[kCount], const Column& column, const float4& shape, const float4& colour,
-                          float dy, float& transmittance, PixelGradient& g) {
-  const Contribution c(column, shape.z, dy, transmittance);
-  if (c.kept) {
-    const float weight = c.alpha * transmittance;
-    const float along = fma(g.red, colour.x, fma(g.green, colour.y, g.blue * colour.z));
-    g.behind = fnma(weight, along, g.behind);
-    const float alpha_grad = fnma(g.behind, fast_reciprocal(1.0f - c.alpha), transmittance * along);
-    const float h = c.density * alpha_grad;
-    // The conic out of the exponent's factors, which hold −½ log2(e), −log2(e), −½ log2(e) times its entries.
-    const float conic_b = float(-kLn2) * shape.y;
-    const float t1 = fma(conic_b, dy, float(-2 * kLn2) * shape.x * column.dx);
-    const float t2 = fma(float(-2 * kLn2) * shape.z, dy, conic_b * column.dx);
-    const float hx = h * t1, hy = h * t2;
-    sum[0] = fma(weight, g.red, sum[0]);
-    sum[1] = fma(weight, g.green, sum[1]);
-    sum[2] = fma(weight, g.blue, sum[2]);
-    sum[3] += h;
-    sum[4] += hx;
-    sum[5] += hy;
-    sum[6] = fma(hx, t1, sum[6]);
-    sum[7] = fma(hx, t2, sum[7]);
-    sum[8] = fma(hy, t2, sum[8]);
-    if constexpr (kCount == kScreenSums) {
-      sum[9] += fabsf(hx);
-      sum[10] += fabsf(hy);
-    }
-  }
-  transmittance = c.advance(transmittance);
-  return c.kept;
+GNS_DEVICE PixelGradient<float> begin_pixel(const BackwardArguments& in, size_t at) {
+  const size_t plane = size_t(in.width) * in.height;
+  const Colour<float> g = colour_at(in.image_gradient, plane, at);
+  const float behind = all_behind(g, colour_at(in.image, plane, at));
+  if (!in.alpha_gradient) return {g, behind};
+  return {g, alpha_behind(behind, in.alpha_gradient[at], 1.0f - in.alpha[at])};
 }
 
 // One warp over one group of splats; leaves the sums of those that contributed in its part of `shared`.
 template <int kCount>
 GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int group, int size,
-                           float (&transmittance)[2], PixelGradient (&g)[2]) {
+                           float (&transmittance)[2], PixelGradient<float> (&g)[2]) {
   float4* mine = reinterpret_cast<float4*>(&shared.partial.sums[pixels.warp][0][0]);
   for (int k = 0; k < kPacketQuads; ++k) mine[k * kWarp + pixels.lane] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   __syncwarp();
@@ -138,14 +100,22 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
   for (unsigned rest = candidates.half[0] | candidates.half[1]; rest; rest &= rest - 1) {
     const int bit = __ffs(rest) - 1, j = group + bit;
     const float4 place = shared.batch.place[j], shape = shared.batch.shape[j], colour = shared.batch.colour[j];
-    const Column column(place, shape, pixels.x);
-    float sum[kCount] = {};
+    const Column<float> column = column_of(place, shape, pixels.x);
+    const Conic<float> conic = conic_of(Exponent<float>{shape.x, shape.y, shape.z});
+    PixelSums<float> sums = {};
     bool contributed = false;
-    for (int p = 0; p < 2; ++p)
-      if (candidates.half[p] >> bit & 1u)
-        contributed |= add_pixel(sum, column, shape, colour, place.y - pixels.y[p], transmittance[p], g[p]);
+    for (int p = 0; p < 2; ++p) {
+      if (!(candidates.half[p] >> bit & 1u)) continue;
+      const float dy = place.y - pixels.y[p];
+      const Contribution<float> c(column, shape.z, dy, transmittance[p]);
+      if (c.kept)
+        add_pixel<kCount == kScreenSums>(sums, g[p], c, transmittance[p], {colour.x, colour.y, colour.z}, conic,
+                                         column.dx, dy);
+      transmittance[p] = c.advance(transmittance[p]);
+      contributed |= c.kept;
+    }
     if (!__any_sync(kAllLanes, contributed)) continue;
-    const float total = sum_lanes(sum, pixels.lane);
+    const float total = sum_over_lanes<kCount>(sums, pixels.lane);
     if (owned >= 0) shared.partial.sums[pixels.warp][bit][place_in_packet(owned)] = total;
   }
 }
@@ -169,7 +139,7 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
   const int thread = int(threadIdx.x);
   const int2 range = in.tile_ranges[blockIdx.x];
   float transmittance[2];
-  PixelGradient g[2] = {};
+  PixelGradient<float> g[2] = {};
   for (int p = 0; p < 2; ++p) {
     transmittance[p] = pixels.inside[p] ? 1.0f : -1.0f;
     if (pixels.inside[p]) g[p] = begin_pixel(in, pixels.at[p]);

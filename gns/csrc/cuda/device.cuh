@@ -1,33 +1,24 @@
-// What a CUDA thread computes with: splat_math.h over plain floats, and the few instructions that have no C++ name.
+// What a CUDA thread computes with: the shared formulas over plain floats, and the few instructions that have no C++ name.
 #pragma once
 
 #define GNS_DEVICE __device__ __forceinline__
 
 namespace gns {
 
-// The operations that splat_math.h asks of a backend.
+// The operations that backend.h asks for.
 GNS_DEVICE float fma(float a, float b, float c) { return fmaf(a, b, c); }
 GNS_DEVICE float fnma(float a, float b, float c) { return fmaf(-a, b, c); }
 GNS_DEVICE float min(float a, float b) { return a < b ? a : b; }
 GNS_DEVICE float max(float a, float b) { return a > b ? a : b; }
 GNS_DEVICE float abs(float a) { return fabsf(a); }
+GNS_DEVICE float negative_abs(float a) { return -fabsf(a); }
 GNS_DEVICE float sqrt(float a) { return sqrtf(a); }
+GNS_DEVICE float floor(float a) { return floorf(a); }
+GNS_DEVICE float ceil(float a) { return ceilf(a); }
 GNS_DEVICE float exp2(float a) { return exp2f(a); }
 GNS_DEVICE float log2(float a) { return log2f(a); }
 GNS_DEVICE float select(bool condition, float if_true, float if_false) { return condition ? if_true : if_false; }
-
-}  // namespace gns
-
-#include "splat_math.h"
-
-namespace gns {
-
-constexpr int kTile = 16;         // pixels, both ways
-constexpr int kPacket = 12;       // floats of gradient sums of one instance, see blend_backward.cu
-constexpr int kSplat = 3;         // float4 of one Gaussian on the screen, see Splat
-constexpr int kFootprint = 2;     // float4 of one footprint, see tiles.cuh
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+GNS_DEVICE float zero_unless(bool condition, float a) { return condition ? a : 0.0f; }
 
 // 2^x in one instruction: relative error 2⁻²², results below 2⁻¹²⁶ flushed to zero.
 GNS_DEVICE float fast_exp2(float x) {
@@ -41,7 +32,7 @@ GNS_DEVICE float fast_exp2(float x) {
 }
 
 // 1/x in one instruction, for x between 2⁻¹²⁶ and 2¹²⁶: relative error 2⁻²³.
-GNS_DEVICE float fast_reciprocal(float x) {
+GNS_DEVICE float reciprocal(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -51,8 +42,16 @@ GNS_DEVICE float fast_reciprocal(float x) {
 #endif
 }
 
-// A comparison that NaN and the infinities fail, and anything a picture could be made of passes.
-GNS_DEVICE bool finite(float x) { return fabsf(x) < 1e37f; }
+}  // namespace gns
+
+#include "splat_math.h"
+
+namespace gns {
+
+constexpr int kSplat = 3;         // float4 of one Gaussian on the screen, see Splat
+constexpr int kFootprint = 2;     // float4 of one footprint, see tiles.cuh
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 GNS_DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
@@ -74,25 +73,13 @@ struct Parameters {
   const float *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
 };
 
-struct RawGeometry {
-  Vec3<float> mean;
-  float log_scale[3], quat[4];
-};
-
-GNS_DEVICE RawGeometry load_geometry(const Parameters& in, int i) {
+GNS_DEVICE RawGeometry<float> load_geometry(const Parameters& in, int i) {
   const size_t n = in.count;
-  RawGeometry raw;
+  RawGeometry<float> raw;
   raw.mean = {in.means[i], in.means[n + i], in.means[2 * n + i]};
   for (int k = 0; k < 3; ++k) raw.log_scale[k] = in.log_scales[k * n + i];
   for (int k = 0; k < 4; ++k) raw.quat[k] = in.quats[k * n + i];
   return raw;
-}
-
-// Direction from the camera to the mean, and one over its length.
-GNS_DEVICE Vec3<float> view_direction(const PinholeCamera<float>& camera, const Vec3<float>& mean, float& inverse) {
-  const float x = mean.x - camera.center[0], y = mean.y - camera.center[1], z = mean.z - camera.center[2];
-  inverse = 1.0f / sqrt(fma(x, x, fma(y, y, z * z)));
-  return {x * inverse, y * inverse, z * inverse};
 }
 
 }  // namespace gns

@@ -1,20 +1,15 @@
-// 0.8·L1 + 0.2·(1 − SSIM) and its gradient. SSIM: Wang et al., 2004; Gaussian window of 11 pixels, σ = 1.5, zero
-// padding. A block a tile of 16×16 pixels of one channel (blockIdx.z).
+// The photometric loss of loss_math.h; a block a tile of 16×16 pixels of one channel (blockIdx.z).
 #include "device.cuh"
+#include "loss_math.h"
 
 namespace gns {
 
-constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
 constexpr int kHalo = kTile + 2 * kRadius;
 constexpr int kLossThreads = kTile * kTile;
-constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
-constexpr float kL1Weight = 0.8f, kSsimWeight = 0.2f;
 
-// exp(−x²/(2·1.5²)) for x = −5 .. 5, normalised to sum one.
-__constant__ float kWindow[kTaps] = {0.00102838008447911f, 0.007598758135239185f, 0.03600077212843083f,
-                                     0.10936068950970002f, 0.2130055377112537f,   0.26601172486179436f,
-                                     0.2130055377112537f,  0.10936068950970002f,  0.03600077212843083f,
-                                     0.007598758135239185f, 0.00102838008447911f};
+__constant__ float kTapWeights[kTaps] = {float(kWindow[0]), float(kWindow[1]), float(kWindow[2]), float(kWindow[3]),
+                                         float(kWindow[4]), float(kWindow[5]), float(kWindow[6]), float(kWindow[7]),
+                                         float(kWindow[8]), float(kWindow[9]), float(kWindow[10])};
 
 struct Images {
   int width, height;
@@ -31,7 +26,7 @@ GNS_DEVICE PixelValue load_pixel(const Images& in, int channel, int column, int 
   const size_t at = size_t(row) * in.width + column;
   if (in.mask && !in.mask[at]) return {0.0f, 0.0f};
   const size_t plane = size_t(in.width) * in.height;
-  return {in.image[channel * plane + at], float(in.target[3 * at + channel]) * float(1.0 / 255)};
+  return {in.image[channel * plane + at], colour_of_byte<float>(in.target[3 * at + channel])};
 }
 
 // Blurs `kMaps` maps over the halo to this thread's pixel: along rows into shared memory, then down columns. load(map,
@@ -46,7 +41,7 @@ GNS_DEVICE void blur(float (&rows)[kMaps][kHalo][kTile], Load load, float (&out)
     for (int k = 0; k < kTaps; ++k) {
       float value[kMaps];
       load(row, column + k, value);
-      for (int map = 0; map < kMaps; ++map) sum[map] = fma(kWindow[k], value[map], sum[map]);
+      for (int map = 0; map < kMaps; ++map) sum[map] = fma(kTapWeights[k], value[map], sum[map]);
     }
     for (int map = 0; map < kMaps; ++map) rows[map][row][column] = sum[map];
   }
@@ -54,7 +49,7 @@ GNS_DEVICE void blur(float (&rows)[kMaps][kHalo][kTile], Load load, float (&out)
   for (int map = 0; map < kMaps; ++map) {
     out[map] = 0.0f;
 #pragma unroll
-    for (int k = 0; k < kTaps; ++k) out[map] = fma(kWindow[k], rows[map][threadIdx.y + k][threadIdx.x], out[map]);
+    for (int k = 0; k < kTaps; ++k) out[map] = fma(kTapWeights[k], rows[map][threadIdx.y + k][threadIdx.x], out[map]);
   }
 }
 
@@ -70,27 +65,9 @@ GNS_DEVICE float sum_of_block(float value, float* scratch) {
   return sum;
 }
 
-struct SsimTerms { float value, by_mean, by_xx, by_xy; };
-
-// SSIM from the blurred x, y, x², y², xy, and its derivatives by the blurred x, x², xy.
-GNS_DEVICE SsimTerms ssim_terms(const float (&blurred)[5]) {
-  const float mx = blurred[0], my = blurred[1];
-  const float mxy = mx * my, mxx = mx * mx, myy = my * my;
-  const float vx = blurred[2] - mxx, vy = blurred[3] - myy, cov = blurred[4] - mxy;
-  const float a1 = fma(2.0f, mxy, kC1), a2 = fma(2.0f, cov, kC2);
-  const float inverse_b1 = 1.0f / (mxx + myy + kC1), inverse_b2 = 1.0f / (vx + vy + kC2);
-  const float inverse = inverse_b1 * inverse_b2;
-  SsimTerms out;
-  out.value = a1 * a2 * inverse;
-  out.by_mean = 2.0f * fma(my * (a2 - a1), inverse, -(mx * out.value * (inverse_b1 - inverse_b2)));
-  out.by_xx = -(out.value * inverse_b2);
-  out.by_xy = 2.0f * a1 * inverse;
-  return out;
-}
-
 struct MapsShared {
   float x[kHalo][kHalo], y[kHalo][kHalo];
-  float rows[5][kHalo][kTile];
+  float rows[4][kHalo][kTile];
   float scratch[kLossThreads / kWarp];
 };
 
@@ -104,23 +81,22 @@ GNS_DEVICE void loss_maps(const Images& in, float* maps, float* partial, MapsSha
     shared.y[row][column] = value.y;
   }
   __syncthreads();
-  float blurred[5];
-  blur<5>(
+  float blurred[4];
+  blur<4>(
       shared.rows,
-      [&](int row, int column, float (&value)[5]) {
+      [&](int row, int column, float (&value)[4]) {
         const float x = shared.x[row][column], y = shared.y[row][column];
         value[0] = x;
         value[1] = y;
-        value[2] = x * x;
-        value[3] = y * y;
-        value[4] = x * y;
+        value[2] = sum_of_squares(x, y);
+        value[3] = x * y;
       },
       blurred);
 
   const int column = left + threadIdx.x, row = top + threadIdx.y;
   float l1 = 0.0f, ssim = 0.0f;
   if (column < in.width && row < in.height) {
-    const SsimTerms terms = ssim_terms(blurred);
+    const Ssim<float> terms = ssim_terms(blurred[0], blurred[1], blurred[2], blurred[3]);
     ssim = terms.value;
     l1 = fabsf(shared.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
                shared.y[threadIdx.y + kRadius][threadIdx.x + kRadius]);
@@ -170,11 +146,8 @@ GNS_DEVICE void loss_gradient(const Images& in, const float* maps, const float* 
   float g = 0.0f;
   if (!in.mask || in.mask[at]) {
     const PixelValue pixel = load_pixel(in, channel, column, row);
-    const float elements = 3.0f * float(plane);
-    const float by_ssim = fma(2.0f * pixel.x, blurred[1], fma(pixel.y, blurred[2], blurred[0]));
-    const float difference = pixel.x - pixel.y;
-    const float by_l1 = difference > 0.0f ? kL1Weight / elements : difference < 0.0f ? -kL1Weight / elements : 0.0f;
-    g = fma(-kSsimWeight / elements, by_ssim, by_l1);
+    const LossWeights<float> weights = loss_weights<float>(3.0f * float(plane));
+    g = photometric_gradient(pixel.x, pixel.y, blurred[0], blurred[1], blurred[2], weights);
     if (scale) g *= scale[0];
   }
   gradient[channel * plane + at] = g;
@@ -217,6 +190,6 @@ extern "C" __global__ void __launch_bounds__(256)
   }
   if (threadIdx.x == 0) {
     const double elements = 3.0 * width * height;
-    loss[0] = float(0.8 * l1_sums[0] / elements + 0.2 * (1.0 - ssim_sums[0] / elements));
+    loss[0] = float(gns::photometric_value(l1_sums[0], ssim_sums[0], elements));
   }
 }

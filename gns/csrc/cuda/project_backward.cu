@@ -57,12 +57,10 @@ GNS_DEVICE void band_backward(const Parameters& in, const Gradients& out, const 
   float gradient[3 * kCount];
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    weight[kFirst + k] = 0.0f;
-    for (int c = 0; c < 3; ++c) {
-      const float coefficient = in.sh_rest[(3 * (kFirst + k) + c) * n + i];
-      weight[kFirst + k] = fma(colour[c], coefficient, weight[kFirst + k]);
-      gradient[3 * k + c] = basis[kFirst + k] * colour[c];
-    }
+    float coefficient[3], by_coefficient[3];
+    for (int c = 0; c < 3; ++c) coefficient[c] = in.sh_rest[(3 * (kFirst + k) + c) * n + i];
+    weight[kFirst + k] = coefficient_backward(colour, coefficient, basis[kFirst + k], by_coefficient);
+    for (int c = 0; c < 3; ++c) gradient[3 * k + c] = by_coefficient[c];
   }
   add_to_planes(out.sh_rest + 3 * kFirst * n, n, i, gradient);
 }
@@ -70,12 +68,13 @@ GNS_DEVICE void band_backward(const Parameters& in, const Gradients& out, const 
 // Gradients of the coefficients from those of the colour; returns what reaches the mean through the view direction.
 GNS_DEVICE Vec3<float> colour_backward(const PinholeCamera<float>& camera, const Parameters& in, const Gradients& out,
                                        const Vec3<float>& mean, const float (&colour)[3], int i) {
-  const float constant[3] = {float(kSH0) * colour[0], float(kSH0) * colour[1], float(kSH0) * colour[2]};
+  const float constant[3] = {constant_backward(colour[0]), constant_backward(colour[1]), constant_backward(colour[2])};
   add_to_planes(out.sh_dc, in.count, i, constant);
-  if (in.sh_degree == 0) return {0.0f, 0.0f, 0.0f};
+  Vec3<float> through_direction = {0.0f, 0.0f, 0.0f};
+  if (in.sh_degree == 0) return through_direction;
   float inverse, basis[15], weight[15] = {};
   const Vec3<float> d = view_direction(camera, mean, inverse);
-  sh_basis(d, in.sh_degree, basis, 0.0f);
+  sh_basis(d, in.sh_degree, basis);
   band_backward<0, 3>(in, out, colour, basis, weight, i);
   if (in.sh_degree > 1) {  // in parts, for want of registers
     band_backward<3, 3>(in, out, colour, basis, weight, i);
@@ -86,31 +85,26 @@ GNS_DEVICE Vec3<float> colour_backward(const PinholeCamera<float>& camera, const
     band_backward<11, 2>(in, out, colour, basis, weight, i);
     band_backward<13, 2>(in, out, colour, basis, weight, i);
   }
-  const Vec3<float> g = sh_basis_backward(d, in.sh_degree, weight, 0.0f);
-  const float along = fma(g.x, d.x, fma(g.y, d.y, g.z * d.z));  // normalising takes out what lies along d
-  return {fnma(d.x, along, g.x) * inverse, fnma(d.y, along, g.y) * inverse, fnma(d.z, along, g.z) * inverse};
+  view_direction_backward(d, inverse, sh_basis_backward(d, in.sh_degree, weight), through_direction);
+  return through_direction;
 }
 
 GNS_DEVICE void project_one_backward(const PinholeCamera<float>& camera, const Parameters& in, const Gradients& out,
                                      const float4& shade, const float (&sum)[kPacket], int i) {
   const size_t n = in.count;
-  const RawGeometry raw = load_geometry(in, i);
-  // Colours are clamped at zero from below, without gradient there.
-  const float colour[3] = {shade.x > 0.0f ? sum[0] : 0.0f, shade.y > 0.0f ? sum[1] : 0.0f,
-                           shade.z > 0.0f ? sum[2] : 0.0f};
+  const RawGeometry<float> raw = load_geometry(in, i);
+  const float colour[3] = {clamp_backward(shade.x, sum[0]), clamp_backward(shade.y, sum[1]),
+                           clamp_backward(shade.z, sum[2])};
   const Vec3<float> through_colour = colour_backward(camera, in, out, raw.mean, colour, i);
 
-  const Projection<float> p = project<float, float>(camera, raw.mean, raw.log_scale, raw.quat);
-  const float mean2d[2] = {-sum[4], -sum[5]};
-  const float covariance[3] = {0.5f * sum[8], 0.5f * sum[9], 0.5f * sum[10]};
-  Vec3<float> mean;
-  float log_scale[3], quat[4];
-  project_backward<float, float>(camera, p, mean2d, covariance, mean, log_scale, quat);
-  const float position[3] = {mean.x + through_colour.x, mean.y + through_colour.y, mean.z + through_colour.z};
-  add_to_planes(out.means, n, i, position);
-  add_to_planes(out.log_scales, n, i, log_scale);
-  add_to_planes(out.quats, n, i, quat);
-  out.opacity_logits[i] += sum[3] * (1.0f - activate_opacity(in.opacity_logits[i], 0.0f).value);
+  const Projection<float> p = project(camera, raw);
+  const RawGeometry<float> gradient = project_backward(camera, p, screen_gradient(sum));
+  const float mean[3] = {gradient.mean.x + through_colour.x, gradient.mean.y + through_colour.y,
+                         gradient.mean.z + through_colour.z};
+  add_to_planes(out.means, n, i, mean);
+  add_to_planes(out.log_scales, n, i, gradient.log_scale);
+  add_to_planes(out.quats, n, i, gradient.quat);
+  out.opacity_logits[i] += opacity_backward(activate_opacity(in.opacity_logits[i]), sum[3]);
 }
 
 }  // namespace gns

@@ -6,12 +6,10 @@
 
 namespace gns {
 
-// Where the α ≥ 1/255 ellipse of a Gaussian lies, which is at (x, y). At pixel offset d from it the ellipse spans
-// y = slope·d ± sqrt(residual·(level − d²·inverse_a)), and reaches its highest point at d = x_top.
+// Where the α ≥ 1/255 ellipse of a Gaussian lies.
 struct Footprint {
-  float x, y;
-  float half_width, level, inverse_a, slope, residual, x_top;
-  int x0, x1, y0, y1;  // inclusive pixel box, clipped to the image
+  Ellipse<float> ellipse;
+  int x0, x1, y0, y1;  // its PixelBox
 };
 
 // Two numbers below 65536 in one register, and back.
@@ -23,27 +21,23 @@ GNS_DEVICE int span_last(unsigned span) { return int(span >> 16); }
 GNS_DEVICE Footprint load_footprint(const float4* splats, const float4* footprints, size_t i) {
   const float4 place = splats[i * kSplat], shape = footprints[i * kFootprint], rest = footprints[i * kFootprint + 1];
   const unsigned columns = __float_as_uint(place.z), rows = __float_as_uint(place.w);
-  return {place.x, place.y, shape.x, shape.y, shape.z,           shape.w,          rest.x,
-          rest.y,  span_first(columns),       span_last(columns), span_first(rows), span_last(rows)};
+  return {{place.x, place.y, shape.x, shape.y, shape.z, shape.w, rest.x, rest.y},
+          span_first(columns),
+          span_last(columns),
+          span_first(rows),
+          span_last(rows)};
 }
 
 struct TileSpan { int first, last; };  // inclusive; empty where first > last
 
-// Tile rows that the ellipse meets within one column of tiles: from its highest and lowest point there.
+// Tile rows that the ellipse meets within one column of tiles.
 GNS_DEVICE TileSpan tiles_of_column(const Footprint& f, int tile_x) {
-  constexpr float kSlack = 1.0f / 512;  // pixels; far more than rounding can move a boundary
-  const float left = float(tile_x * kTile) + 0.5f - f.x, right = left + float(kTile - 1);
-  const float low = max(left, -f.half_width), high = min(right, f.half_width);
-  if (!(low <= high)) return {1, 0};
-  auto reach = [&](float d) { return sqrt(max(0.0f, fnma(d * d, f.inverse_a, f.level) * f.residual)); };
-  const float d_top = min(max(f.x_top, low), high), d_bottom = min(max(-f.x_top, low), high);
-  const float bottom = fma(f.slope, d_bottom, f.y) - reach(d_bottom);
-  const float top = fma(f.slope, d_top, f.y) + reach(d_top);
-  // As pixel rows, held to the Gaussian's own box.
-  const float first = max(ceilf(bottom - (0.5f + kSlack)), float(f.y0));
-  const float last = min(floorf(top - (0.5f - kSlack)), float(f.y1));
-  if (!(first <= last)) return {1, 0};
-  return {int(first) / kTile, int(last) / kTile};
+  const float left = float(tile_x * kTile) + 0.5f - f.ellipse.x;
+  const Strip<float> strip = strip_met(f.ellipse, left, kTile);
+  if (!(strip.low <= strip.high)) return {1, 0};
+  const RowSpan<float> rows = rows_met(f.ellipse, f.y0, f.y1, strip);
+  if (!(rows.first <= rows.last)) return {1, 0};
+  return {int(rows.first) / kTile, int(rows.last) / kTile};
 }
 
 GNS_DEVICE int first_column(const Footprint& f) { return f.x0 / kTile; }
