@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gns.arguments import TrainConfig
 from gns.errors import UserError
-from gns.gaussian_renderer import release_memory, render, set_threads, thread_count
+from gns.gaussian_renderer import ScreenGradients, release_memory, render, set_threads, thread_count
 from gns.gaussian_renderer.devices import described, pick_device
 from gns.losses.photometric import photometric_loss
 from gns.model.initialisation import initial_gaussians
@@ -170,7 +170,7 @@ class Trainer:
             alive.gaussians,
             self.background,
             sh_degree=min(self.when.sh_degree(it), alive.gaussians.sh_degree),
-            screen_gradients=growing,
+            screen_gradients=ScreenGradients(absolute=growing),
             accumulate=True,
             workspace=self._workspace,
         )
@@ -228,7 +228,7 @@ def train(
     set_threads(config.threads)
     if config.threads == 0:
         set_threads(max(1, thread_count() // place().local_size))  # all cores, shared among this machine's processes
-    largest, needed = _expected_size(config, scene)
+    largest, needed = _expected_size(config, scene, device)
     with shortage_explained(device, needed, largest):
         views = views_on(scene.train, device, room_for_photos(device, needed))
         trainer = Trainer(config, scene, team, device, views)
@@ -244,12 +244,12 @@ def train(
     return state
 
 
-def _expected_size(config: TrainConfig, scene: Scene) -> tuple[int, int]:
-    """The most Gaussians that the run will have, and the bytes of a GPU's memory that they take."""
+def _expected_size(config: TrainConfig, scene: Scene, device: torch.device) -> tuple[int, int]:
+    """The most Gaussians that the run will have, and the bytes of the device's memory that they take."""
     ceiling = max(growth.ceiling for growth in SCHEDULES[config.schedule].growths)
     largest = max(len(scene.points.positions), math.ceil(ceiling * config.final_budget))
     pixels = max(view.camera.width * view.camera.height for view in scene.train)
-    return largest, training_bytes(largest, config.sh_degree, pixels)
+    return largest, training_bytes(largest, config.sh_degree, pixels, device)
 
 
 def run_training(config: TrainConfig) -> int:
