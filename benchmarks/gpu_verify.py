@@ -49,12 +49,16 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gns.arguments import TrainConfig, parse_train
-from gns.gaussian_renderer import reference, render
+from gns.gaussian_renderer import ScreenGradients, reference, render
 from gns.gaussian_renderer.autograd import planes_of
-from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import IN_USE, backend_of, gpu
 from gns.gaussian_renderer.backends import kernel_table as kernels
-from gns.gaussian_renderer.backends.cuda import Argument, Launcher, NvrtcLauncher, Size
+from gns.gaussian_renderer.backends.cpu import CpuBackend
+from gns.gaussian_renderer.backends.cuda import Launcher, NvrtcLauncher, Size
 from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.gaussian_renderer.backends.gpu import GpuBackend
+from gns.gaussian_renderer.backends.kernel_table import Launchable
+from gns.gaussian_renderer.backends.protocol import RenderInputs
 from gns.gaussian_renderer.devices import pick_device
 from gns.losses.photometric import photometric_loss
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
@@ -101,6 +105,13 @@ class Bench:
 Result = dict[str, Any]
 
 
+def _backend(device: torch.device) -> GpuBackend:
+    """The backend that is judged here."""
+    backend = backend_of(device)
+    assert isinstance(backend, GpuBackend)
+    return backend
+
+
 class Failed(Exception):
     """A block found what must not be; carries its figures."""
 
@@ -133,7 +144,7 @@ extern "C" __global__ void shuffle_rate(int rounds, float* out) {
 def environment(bench: Bench) -> Result:
     """What the machine is and what it can do at most."""
     start = time.perf_counter()
-    launcher = cuda.launcher(bench.device)
+    launcher = _backend(bench.device).kernels.launcher
     result: Result = {"seconds_to_compile_or_load": time.perf_counter() - start}
     source, target = (torch.empty(1 << 28, dtype=torch.uint8, device=bench.device) for _ in range(2))
     copy = _median(_milliseconds(bench.device, lambda: target.copy_(source), 10))
@@ -160,7 +171,9 @@ def _rates(device: torch.device) -> Result:
     return results
 
 
-def _launch_of(launcher: Launcher, name: str, grid: Size, block: Size, args: Sequence[Argument]) -> Callable[[], None]:
+def _launch_of(
+    launcher: Launcher, name: str, grid: Size, block: Size, args: Sequence[Launchable]
+) -> Callable[[], None]:
     return lambda: launcher.launch(name, grid, block, args)
 
 
@@ -187,7 +200,7 @@ class Mirror:
         self.worst: dict[str, float] = {}  # by "kernel.argument": share of entries that differ
         self.largest: dict[str, float] = {}  # … and the largest difference, in units of the largest entry
 
-    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Argument]) -> None:
+    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Launchable]) -> None:
         """Run the kernel on both."""
         copies = [argument.cpu().clone() if isinstance(argument, Tensor) else argument for argument in args]
         self._real.launch(name, grid, block, args)
@@ -219,11 +232,11 @@ def parity(bench: Bench) -> Result:
     """Kernel by kernel, then picture by picture."""
     result: Result = {"launches": _launch_parity(bench), "pictures": {}}
     for name, make in EXAMPLES.items():
-        with _poisoned():
+        with _poisoned(bench.device):
             result["pictures"][name] = _against_reference(bench, make())
     for count, width, height in (bench.pictured, (bench.timed[0], *bench.size)):
         camera, gaussians = crowd(count, width, height, CPU)
-        with _poisoned():
+        with _poisoned(bench.device):
             result["pictures"][f"{count:,} at {width}×{height}"] = _against_cpu(bench, camera, gaussians)
     return result
 
@@ -234,13 +247,14 @@ def _launch_parity(bench: Bench) -> Result:
 
     if compiler() is None:
         return {"skipped": "no C++ compiler: the kernels cannot be repeated on the CPU"}
-    mirror = Mirror(cuda.launcher(bench.device), ShimLauncher())
+    backend_kernels = _backend(bench.device).kernels
+    mirror = Mirror(backend_kernels.launcher, ShimLauncher())
     scenes = [(name, make()) for name, make in EXAMPLES.items()]
     scenes.append(("crowd", example_of(*crowd(*bench.mirrored, CPU))))
-    with mock.patch.object(cuda, "launcher", lambda device: mirror):
+    with mock.patch.object(backend_kernels, "launcher", mirror):
         for _, scene in scenes:
             for screen_gradients in (True, False):
-                with _poisoned():
+                with _poisoned(bench.device):
                     _iterate(scene, bench.device, steps=2, screen_gradients=screen_gradients)
     figures = {
         key: {"differ": mirror.worst[key], "largest": mirror.largest[key]}
@@ -271,7 +285,7 @@ def _iterate(scene: Example, device: torch.device, steps: int, *, screen_gradien
             background,
             edges=edges,
             sh_degree=scene.sh_degree,
-            screen_gradients=screen_gradients,
+            screen_gradients=ScreenGradients(absolute=screen_gradients),
             accumulate=True,
         )
         loss = photometric_loss(seen.image, photo, mask) + 0.01 * seen.alpha.mean()
@@ -289,9 +303,9 @@ def _iterate(scene: Example, device: torch.device, steps: int, *, screen_gradien
 
 
 @contextmanager
-def _poisoned() -> Iterator[None]:
+def _poisoned(device: torch.device) -> Iterator[None]:
     """New memory holds NaN and the largest integers inside the block, so that reading it before writing shows."""
-    cuda._idle.clear()
+    _backend(device).idle.clear()
     torch.use_deterministic_algorithms(True, warn_only=True)  # torch then fills what it allocates
     try:
         with warnings.catch_warnings():
@@ -299,7 +313,7 @@ def _poisoned() -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(False)
-        cuda._idle.clear()
+        _backend(device).idle.clear()
 
 
 Outcome = dict[str, Tensor]
@@ -323,6 +337,7 @@ def _evaluate(
         scene.background.to(device, dtype),
         edges=(scene.edges * counted).to(device, dtype),
         sh_degree=scene.sh_degree,
+        screen_gradients=ScreenGradients(absolute=True, signed=True),
     )
     by_image = seen.image * (scene.image_weights * counted).to(device, dtype)
     by_alpha = seen.alpha * (scene.alpha_weights * counted).to(device, dtype)
@@ -330,14 +345,14 @@ def _evaluate(
     found = {"image": seen.image, "alpha": seen.alpha, "radii": seen.radii, "importance": seen.importance}
     for name, values in gaussians.named_tensors():
         found[f"{name} gradient"] = torch.zeros_like(values) if values.grad is None else values.grad
-    found["absolute screen gradient"] = seen.abs_grad
+    found |= {"absolute screen gradient": seen.abs_grad, "signed screen gradient": seen.signed_grad}
     return {name: values.detach().cpu().double() for name, values in found.items()}
 
 
 @contextmanager
 def _cpu_backend() -> Iterator[None]:
     """What lies on the CPU takes the CPU backend inside the block, also in a test that sends all through the other."""
-    with mock.patch.object(cuda, "runs_on", lambda device: device.type == "cuda"):
+    with mock.patch.dict(IN_USE, {CPU: CpuBackend()}):
         yield
 
 
@@ -409,12 +424,13 @@ def determinism(bench: Bench) -> Result:
     without screen gradients.
     """
     result: Result = {}
+    backend = _backend(bench.device)
     scenes = {name: make() for name, make in EXAMPLES.items()}
     scenes["large"] = example_of(*crowd(bench.timed[0], *bench.size, CPU))
     for name, scene in scenes.items():
         first = _iterate(scene, bench.device, steps=3)
         for label, room in (("", None), (", known", _Room(0)), (", ample", _Room(2)), (", too little", _Room(0.5))):
-            with mock.patch.object(cuda, "_forecast", room or cuda._forecast):
+            with mock.patch.object(backend, "forecast", room or backend.forecast):
                 again = _iterate(scene, bench.device, steps=3)
             result[name + label] = _different(first, again)
         plain = _iterate(scene, bench.device, steps=3, screen_gradients=False)
@@ -486,7 +502,7 @@ def edge_cases(bench: Bench) -> Result:
     faults = []
     for name, scene in _edge_scenes(bench):
         everywhere = torch.ones(scene.camera.height, scene.camera.width, dtype=torch.bool)
-        with _poisoned():
+        with _poisoned(bench.device):
             try:
                 found = _evaluate(scene, bench.device, everywhere)
                 with _cpu_backend():
@@ -649,11 +665,11 @@ def _time_crowd(bench: Bench, count: int) -> Result:
         "fastest iteration": min(iteration),
         "host of an iteration": _median(host),
         "peak gigabytes": peak / 1e9,
-        "estimated gigabytes": training_bytes(count, 3, bench.size[0] * bench.size[1]) / 1e9,
+        "estimated gigabytes": training_bytes(count, 3, bench.size[0] * bench.size[1], bench.device) / 1e9,
     }
     plain, _ = _whole_iteration(bench, camera, population, photo, screen_gradients=False)
     result["iteration without screen gradients"] = _median(plain)
-    with mock.patch.object(cuda, "_forecast", _Room(0)):
+    with mock.patch.object(_backend(bench.device), "forecast", _Room(0)):
         waiting, _ = _whole_iteration(bench, camera, population, photo)
     result["iteration that waits for the number of instances"] = _median(waiting)
     result |= _time_stages(bench, camera, population, photo)
@@ -661,7 +677,7 @@ def _time_crowd(bench: Bench, count: int) -> Result:
 
 
 def _reset_memory(device: torch.device) -> None:
-    cuda._idle.clear()
+    _backend(device).idle.clear()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -682,7 +698,7 @@ def _whole_iteration(
             camera,
             population.gaussians,
             background,
-            screen_gradients=screen_gradients,
+            screen_gradients=ScreenGradients(absolute=screen_gradients),
             accumulate=True,
             workspace=workspace,
         )
@@ -705,7 +721,7 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
     )
     radii, absolute = torch.empty_like(parameters[3]), torch.empty_like(parameters[0][:2])
     edges, background = torch.rand_like(alpha), torch.zeros(3, device=bench.device)
-    rendering = cuda.Rendering(camera, parameters, 3)
+    rendering = gpu.Rendering(_backend(bench.device), RenderInputs(camera, parameters, 3, background, edges))
     rendering.project(with_colour=True, radii=radii)
     rendering.sort_by_depth()
     instances = rendering.count_instances()
@@ -715,14 +731,14 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
         "sort_by_depth": rendering.sort_by_depth,
         "emit": lambda: rendering.emit(instances),
         "sort_by_tile": rendering.sort_by_tile,
-        "blend": lambda: rendering.blend(image, alpha, background, None),
-        "score": lambda: rendering.blend(None, None, background, edges),
+        "blend": lambda: rendering.blend(image, alpha, scored=False),
+        "score": lambda: rendering.blend(None, None, scored=True),
         "loss": lambda: _loss_and_gradient(image, photo),
-        "blend_backward": lambda: rendering.blend_backward(image, alpha, by_image, None, screen_gradients=False),
+        "blend_backward": lambda: rendering.blend_backward(image, alpha, by_image, None, absolute=False),
         "blend_backward with screen gradients": lambda: rendering.blend_backward(
-            image, alpha, by_image, None, screen_gradients=True
+            image, alpha, by_image, None, absolute=True
         ),
-        "project_backward": lambda: rendering.project_backward(gradients, absolute),
+        "project_backward": lambda: rendering.project_backward(gradients, absolute, None),
         "adam": lambda: population.step(GROUPS, dict.fromkeys(GROUPS, 0.0)),
     }
     medians = {name: _median(_milliseconds(bench.device, body, bench.rounds)) for name, body in stages.items()}

@@ -1,4 +1,4 @@
-// The Python face of the kernels: plain arrays in, plain arrays filled. Nothing here knows of torch.
+// The Python face of the kernels: a struct of arrays in, a struct of arrays filled. Nothing here knows of torch.
 //
 // Shapes are those of planes: the Gaussian's index runs fastest (means [3, N], sh_rest [K, 3, N], ...).
 #include <nanobind/nanobind.h>
@@ -8,8 +8,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#if defined(GNS_COUNTERS)
 #include <chrono>
 #include <map>
+#endif
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -31,6 +33,11 @@ template <class T, int N> using In = Array<const T, N>;
 template <class T, int N> using MaybeIn = std::optional<In<T, N>>;
 template <class T, int N> using MaybeOut = std::optional<Array<T, N>>;
 
+// An argument that must be of the right type as it is: nanobind would otherwise convert an array of another one into a
+// copy, fill that and drop it.
+auto as_is(const char* name) { return nb::arg(name).noconvert(); }
+auto maybe(const char* name) { return nb::arg(name).noconvert().none(); }
+
 // Null where no array was given. An array without elements has no address either: it gets one, so as to count as given.
 template <class A> auto pointer(const std::optional<A>& array) -> decltype(array->data()) {
   static std::remove_const_t<typename A::Scalar> nothing;
@@ -40,6 +47,12 @@ template <class A> auto pointer(const std::optional<A>& array) -> decltype(array
 
 void require(bool condition, const char* message) {
   if (!condition) throw nb::value_error(message);
+}
+template <class A> void require_image(const A& array, size_t height, size_t width, const char* message) {
+  require(array.shape(0) == 3 && array.shape(1) == height && array.shape(2) == width, message);
+}
+template <class A> void require_map(const std::optional<A>& array, size_t height, size_t width, const char* message) {
+  require(!array || (array->shape(0) == height && array->shape(1) == width), message);
 }
 
 template <class T> const Kernels<T>& kernels();
@@ -69,107 +82,61 @@ template <class T> struct FramePool {
     std::lock_guard lock(mutex);
     idle.clear();
   }
+  size_t bytes() {
+    std::lock_guard lock(mutex);
+    size_t sum = 0;
+    for (const auto& frame : idle) sum += frame->bytes();
+    return sum;
+  }
 };
 
-using Clock = std::chrono::steady_clock;
+// The six parameter groups, or their gradients.
+template <class One, class Two, class Three> struct Groups {
+  Two means, log_scales, quats;
+  One opacity_logits;
+  Three sh_dc, sh_rest;
+  size_t count() const { return opacity_logits.shape(0); }
 
-// One rendering: what its stages hand on, kept until the backward pass is done or nobody wants it any more.
-template <class T> class Rendering {
- public:
-  Rendering() : frame_(FramePool<T>::get().take()) {}
-  ~Rendering() { FramePool<T>::get().give(std::move(frame_)); }
+  void check() const {
+    const size_t n = count();
+    require(n < size_t(INT32_MAX) / 2, "too many Gaussians");
+    require(means.shape(0) == 3 && means.shape(1) == n, "means must be planes [3, N]");
+    require(log_scales.shape(0) == 3 && log_scales.shape(1) == n, "log_scales must be planes [3, N]");
+    require(quats.shape(0) == 4 && quats.shape(1) == n, "quats must be planes [4, N]");
+    require(sh_dc.shape(0) == 1 && sh_dc.shape(1) == 3 && sh_dc.shape(2) == n, "sh_dc must be planes [1, 3, N]");
+    require(sh_rest.shape(1) == 3 && sh_rest.shape(2) == n, "sh_rest must be planes [K, 3, N]");
+  }
+};
+template <class T> using ParameterArrays = Groups<In<T, 1>, In<T, 2>, In<T, 3>>;
+template <class T> using GradientArrays = Groups<Array<T, 1>, Array<T, 2>, Array<T, 3>>;
 
-  void forward(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
-               const std::array<double, 16>& world_to_camera, In<T, 2> means, In<T, 2> log_scales, In<T, 2> quats,
-               In<T, 1> opacity_logits, In<T, 3> sh_dc, In<T, 3> sh_rest, int sh_degree, const std::array<double, 3>& background,
-               MaybeOut<T, 3> image, MaybeOut<T, 2> alpha, MaybeOut<T, 1> radii, MaybeIn<T, 2> edges,
-               MaybeOut<T, 1> importance) {
+// What a rendering reads, see RenderInputs in gns/gaussian_renderer/backends/protocol.py.
+template <class T> struct RenderInputs {
+  PinholeCamera<T> camera;
+  ParameterArrays<T> arrays;
+  int sh_degree;
+  T background[3];
+  MaybeIn<T, 2> edges;
+
+  RenderInputs(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
+               const std::array<double, 16>& world_to_camera, const ParameterArrays<T>& parameters, int degree,
+               const std::array<double, 3>& colour, MaybeIn<T, 2> edge_map)
+      : arrays(parameters), sh_degree(degree), background{T(colour[0]), T(colour[1]), T(colour[2])},
+        edges(std::move(edge_map)) {
     set_camera(intrinsics, size, world_to_camera);
-    const Parameters<T> in = parameters(means, log_scales, quats, opacity_logits, sh_dc, sh_rest, sh_degree);
-    const size_t width = size[0], height = size[1], n = in.count;
-    require(image || importance, "nothing to render: give image, importance or both");
-    require(!image || (image->shape(0) == 3 && image->shape(1) == height && image->shape(2) == width),
-            "image must be [3, height, width]");
-    require(!alpha || (alpha->shape(0) == height && alpha->shape(1) == width), "alpha must be [height, width]");
-    require(!radii || radii->shape(0) == n, "radii must be [N]");
-    require(bool(edges) == bool(importance), "edges and importance belong together");
-    require(!edges || (edges->shape(0) == height && edges->shape(1) == width), "edges must be [height, width]");
-    require(!importance || importance->shape(0) == n, "importance must be [N]");
-    const T bg[3] = {T(background[0]), T(background[1]), T(background[2])};
-
-    nb::gil_scoped_release release;
-    const Kernels<T>& k = kernels<T>();
-    Frame<T>& frame = *frame_;
-    measure("project", [&] { k.project(frame, in, bool(image), pointer(radii)); });
-    measure("sort", [&] { sort_by_depth(frame); });
-    measure("tiles", [&] { k.list_instances(frame); });
-    require_without_gil(frame.instances < UINT32_MAX, "more than 2^32 tile instances: the Gaussians are too large");
-    measure("blend", [&] {
-      k.blend(frame, bg, pointer(image), pointer(alpha), pointer(edges), pointer(importance));
-    });
+    require(degree >= 0 && degree <= 3 && arrays.sh_rest.shape(0) + 1 >= size_t((degree + 1) * (degree + 1)),
+            "sh_degree must be 0 to 3 and sh_rest hold its coefficients");
+    require_map(edges, camera.height, camera.width, "edges must be [height, width]");
   }
 
-  void backward(In<T, 2> means, In<T, 2> log_scales, In<T, 2> quats, In<T, 1> opacity_logits, In<T, 3> sh_dc, In<T, 3> sh_rest,
-                int sh_degree, In<T, 3> image, In<T, 3> image_gradient, MaybeIn<T, 2> alpha_gradient,
-                Array<T, 2> means_gradient, Array<T, 2> log_scales_gradient, Array<T, 2> quats_gradient,
-                Array<T, 1> opacity_logits_gradient, Array<T, 3> sh_dc_gradient, Array<T, 3> sh_rest_gradient,
-                MaybeOut<T, 2> abs_mean2d) {
-    const Parameters<T> in = parameters(means, log_scales, quats, opacity_logits, sh_dc, sh_rest, sh_degree);
-    require(in.count == frame_->count, "backward was given other Gaussians than forward");
-    const size_t n = in.count, height = frame_->camera.height, width = frame_->camera.width;
-    require(image.shape(1) == height && image.shape(2) == width, "image must be [3, height, width]");
-    require(image_gradient.shape(0) == 3 && image_gradient.shape(1) == height && image_gradient.shape(2) == width,
-            "the image's gradient must be [3, height, width]");
-    require(!alpha_gradient || (alpha_gradient->shape(0) == height && alpha_gradient->shape(1) == width),
-            "the alpha's gradient must be [height, width]");
-    require(means_gradient.size() == 3 * n && log_scales_gradient.size() == 3 * n && quats_gradient.size() == 4 * n &&
-                opacity_logits_gradient.size() == n && sh_dc_gradient.size() == 3 * n &&
-                sh_rest_gradient.size() == sh_rest.size() && (!abs_mean2d || abs_mean2d->size() == 2 * n),
-            "gradients must have the shapes of their parameters");
-    const Gradients<T> out = {means_gradient.data(),  log_scales_gradient.data(), quats_gradient.data(),
-                              opacity_logits_gradient.data(), sh_dc_gradient.data(),      sh_rest_gradient.data(),
-                              pointer(abs_mean2d)};
-    nb::gil_scoped_release release;
-    const Kernels<T>& k = kernels<T>();
-    const bool absolute = out.abs_mean2d != nullptr;
-    measure("blend_backward", [&] {
-      k.blend_backward(*frame_, image.data(), image_gradient.data(), pointer(alpha_gradient), absolute);
-    });
-    measure("project_backward", [&] { k.project_backward(*frame_, in, out); });
-  }
-
-  // Seconds each stage took, this time round.
-  const std::map<std::string, double>& timings() const { return timings_; }
-  int visible() const { return frame_->visible; }
-  size_t instances() const { return frame_->instances; }
-  size_t bytes() const { return frame_->bytes(); }
-
-  // (pixel, Gaussian) pairs that contribute; slow, for benchmarks.
-  size_t pairs() const { return kernels<T>().count_pairs(*frame_); }
-
-  // Registers of pixels that the blending loops may visit; `lanes()` pixels in each.
-  size_t blocks() const {
-    size_t sum = 0;
-    for (size_t i = 0; i < frame_->instances; ++i) sum += __builtin_popcountll(frame_->list[i].blocks);
-    return sum;
+  Parameters<T> parameters() const {
+    return {static_cast<int>(arrays.count()), sh_degree, arrays.means.data(), arrays.log_scales.data(),
+            arrays.quats.data(), arrays.opacity_logits.data(), arrays.sh_dc.data(), arrays.sh_rest.data()};
   }
 
  private:
-  template <class Body> void measure(const char* stage, Body body) {
-    const auto start = Clock::now();
-    body();
-    timings_[stage] = std::chrono::duration<double>(Clock::now() - start).count();
-  }
-
-  static void require_without_gil(bool condition, const char* message) {
-    if (condition) return;
-    nb::gil_scoped_acquire acquire;
-    throw nb::value_error(message);
-  }
-
   void set_camera(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
                   const std::array<double, 16>& m) {
-    PinholeCamera<T>& camera = frame_->camera;
     require(size[0] > 0 && size[1] > 0, "an image has at least one pixel each way");
     camera.width = size[0];
     camera.height = size[1];
@@ -185,40 +152,172 @@ template <class T> class Rendering {
       camera.center[i] = T(-(m[i] * m[3] + m[4 + i] * m[7] + m[8 + i] * m[11]));
     camera.limit_x = T(kFrustumMargin * 0.5 * size[0] / intrinsics[0]);
     camera.limit_y = T(kFrustumMargin * 0.5 * size[1] / intrinsics[1]);
-    frame_->tiles_x = (size[0] + kTile - 1) / kTile;
-    frame_->tiles_y = (size[1] + kTile - 1) / kTile;
   }
-
-  static Parameters<T> parameters(const In<T, 2>& means, const In<T, 2>& log_scales, const In<T, 2>& quats,
-                                  const In<T, 1>& opacity_logits, const In<T, 3>& sh_dc, const In<T, 3>& sh_rest,
-                                  int sh_degree) {
-    const size_t n = opacity_logits.shape(0);
-    require(n < size_t(INT32_MAX) / 2, "too many Gaussians");
-    require(means.shape(0) == 3 && means.shape(1) == n, "means must be planes [3, N]");
-    require(log_scales.shape(0) == 3 && log_scales.shape(1) == n, "log_scales must be planes [3, N]");
-    require(quats.shape(0) == 4 && quats.shape(1) == n, "quats must be planes [4, N]");
-    require(sh_dc.shape(0) == 1 && sh_dc.shape(1) == 3 && sh_dc.shape(2) == n, "sh_dc must be planes [1, 3, N]");
-    require(sh_rest.shape(1) == 3 && sh_rest.shape(2) == n, "sh_rest must be planes [K, 3, N]");
-    require(sh_degree >= 0 && sh_degree <= 3 && sh_rest.shape(0) + 1 >= size_t((sh_degree + 1) * (sh_degree + 1)),
-            "sh_degree must be 0 to 3 and sh_rest hold its coefficients");
-    return {static_cast<int>(n), sh_degree,     means.data(), log_scales.data(),
-            quats.data(),        opacity_logits.data(), sh_dc.data(), sh_rest.data()};
-  }
-
-  std::unique_ptr<Frame<T>> frame_;
-  std::map<std::string, double> timings_;
 };
 
-template <class T> void bind(nb::module_& m, const char* name) {
-  nb::class_<Rendering<T>>(m, name)
-      .def(nb::init<>())
-      .def("forward", &Rendering<T>::forward, "intrinsics"_a, "size"_a, "world_to_camera"_a, "means"_a, "log_scales"_a,
-           "quats"_a, "opacity_logits"_a, "sh_dc"_a, "sh_rest"_a, "sh_degree"_a, "background"_a, "image"_a.none(),
-           "alpha"_a.none(), "radii"_a.none(), "edges"_a.none(), "importance"_a.none())
-      .def("backward", &Rendering<T>::backward, "means"_a, "log_scales"_a, "quats"_a, "opacity_logits"_a, "sh_dc"_a,
-           "sh_rest"_a, "sh_degree"_a, "image"_a, "image_gradient"_a, "alpha_gradient"_a.none(), "means_gradient"_a,
-           "log_scales_gradient"_a, "quats_gradient"_a, "opacity_logits_gradient"_a, "sh_dc_gradient"_a, "sh_rest_gradient"_a,
-           "abs_mean2d"_a.none())
+// Where its results go; see RenderTargets there.
+template <class T> struct RenderTargets {
+  MaybeOut<T, 3> image;
+  MaybeOut<T, 2> alpha;
+  MaybeOut<T, 1> radii, importance;
+};
+
+// The way back; see RenderGradients there.
+template <class T> struct RenderGradients {
+  In<T, 3> image;
+  MaybeIn<T, 2> alpha;
+  GradientArrays<T> parameters;
+  MaybeOut<T, 2> abs_mean2d, mean2d;
+
+  Gradients<T> pointers() const {
+    return {parameters.means.data(), parameters.log_scales.data(), parameters.quats.data(),
+            parameters.opacity_logits.data(), parameters.sh_dc.data(), parameters.sh_rest.data(),
+            pointer(abs_mean2d), pointer(mean2d)};
+  }
+};
+
+// One rendering: what its stages hand on, kept until the backward pass is done or nobody wants it any more.
+template <class T> class Rendering {
+ public:
+  Rendering(const RenderInputs<T>& inputs, const RenderTargets<T>& targets)
+      : inputs_(inputs), frame_(FramePool<T>::get().take()) {
+    try {
+      forward(targets);
+    } catch (...) {
+      FramePool<T>::get().give(std::move(frame_));
+      throw;
+    }
+  }
+  ~Rendering() { FramePool<T>::get().give(std::move(frame_)); }
+
+  void backward(In<T, 3> image, const RenderGradients<T>& gradients) {
+    const size_t n = inputs_.arrays.count(), height = inputs_.camera.height, width = inputs_.camera.width;
+    require_image(image, height, width, "image must be [3, height, width]");
+    require_image(gradients.image, height, width, "the image's gradient must be [3, height, width]");
+    require_map(gradients.alpha, height, width, "the alpha's gradient must be [height, width]");
+    require(gradients.parameters.count() == n &&
+                gradients.parameters.sh_rest.shape(0) == inputs_.arrays.sh_rest.shape(0),
+            "gradients must have the shapes of their parameters");
+    require_map(gradients.abs_mean2d, 2, n, "the absolute screen gradient must be [2, N]");
+    require_map(gradients.mean2d, 2, n, "the signed screen gradient must be [2, N]");
+    const Parameters<T> in = inputs_.parameters();
+    const Gradients<T> out = gradients.pointers();
+
+    nb::gil_scoped_release release;
+    const Kernels<T>& k = kernels<T>();
+    stage("blend_backward", [&] {
+      k.blend_backward(*frame_, image.data(), gradients.image.data(), pointer(gradients.alpha),
+                       out.abs_mean2d != nullptr);
+    });
+    stage("project_backward", [&] { k.project_backward(*frame_, in, out); });
+  }
+
+#if defined(GNS_COUNTERS)
+  // Seconds each stage took, this time round.
+  const std::map<std::string, double>& timings() const { return timings_; }
+  int visible() const { return frame_->visible; }
+  size_t instances() const { return frame_->instances; }
+  size_t bytes() const { return frame_->bytes(); }
+
+  // (pixel, Gaussian) pairs that contribute; slow.
+  size_t pairs() const { return kernels<T>().count_pairs(*frame_); }
+
+  // Registers of pixels that the blending loops may visit; `lanes()` pixels in each.
+  size_t blocks() const {
+    size_t sum = 0;
+    for (size_t i = 0; i < frame_->instances; ++i) sum += __builtin_popcountll(frame_->list[i].blocks);
+    return sum;
+  }
+#endif
+
+ private:
+  void forward(const RenderTargets<T>& targets) {
+    const auto& [image, alpha, radii, importance] = targets;
+    const size_t width = inputs_.camera.width, height = inputs_.camera.height, n = inputs_.arrays.count();
+    require(image || importance, "nothing to render: give image, importance or both");
+    if (image) require_image(*image, height, width, "image must be [3, height, width]");
+    require_map(alpha, height, width, "alpha must be [height, width]");
+    require(!radii || radii->shape(0) == n, "radii must be [N]");
+    require(bool(inputs_.edges) == bool(importance), "edges and importance belong together");
+    require(!importance || importance->shape(0) == n, "importance must be [N]");
+    Frame<T>& frame = *frame_;
+    frame.camera = inputs_.camera;
+    frame.tiles_x = (frame.camera.width + kTile - 1) / kTile;
+    frame.tiles_y = (frame.camera.height + kTile - 1) / kTile;
+    const Parameters<T> in = inputs_.parameters();
+
+    nb::gil_scoped_release release;
+    const Kernels<T>& k = kernels<T>();
+    stage("project", [&] { k.project(frame, in, bool(image), pointer(radii)); });
+    stage("sort", [&] { sort_by_depth(frame); });
+    stage("tiles", [&] { k.list_instances(frame); });
+    require_without_gil(frame.instances < UINT32_MAX, "more than 2^32 tile instances: the Gaussians are too large");
+    stage("blend", [&] {
+      k.blend(frame, inputs_.background, pointer(image), pointer(alpha), pointer(inputs_.edges), pointer(importance));
+    });
+  }
+
+#if defined(GNS_COUNTERS)
+  template <class Body> void stage(const char* name, Body body) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    body();
+    timings_[name] = std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  std::map<std::string, double> timings_;
+#else
+  template <class Body> void stage(const char*, Body body) { body(); }
+#endif
+
+  static void require_without_gil(bool condition, const char* message) {
+    if (condition) return;
+    nb::gil_scoped_acquire acquire;
+    throw nb::value_error(message);
+  }
+
+  const RenderInputs<T> inputs_;  // keeps the arrays alive
+  std::unique_ptr<Frame<T>> frame_;
+};
+
+template <class G, class One, class Two, class Three> void bind_groups(nb::module_& m, const char* name) {
+  nb::class_<G>(m, name).def(
+      "__init__",
+      [](G* self, Two means, Two log_scales, Two quats, One opacity_logits, Three sh_dc, Three sh_rest) {
+        const G groups = {means, log_scales, quats, opacity_logits, sh_dc, sh_rest};
+        groups.check();
+        new (self) G(groups);
+      },
+      as_is("means"), as_is("log_scales"), as_is("quats"), as_is("opacity_logits"), as_is("sh_dc"), as_is("sh_rest"));
+}
+
+// Everything that there is once for each precision, as a module of its own.
+template <class T> void bind(nb::module_ m) {
+  bind_groups<ParameterArrays<T>, In<T, 1>, In<T, 2>, In<T, 3>>(m, "Parameters");
+  bind_groups<GradientArrays<T>, Array<T, 1>, Array<T, 2>, Array<T, 3>>(m, "Gradients");
+  nb::class_<RenderInputs<T>>(m, "RenderInputs")
+      .def(nb::init<const std::array<double, 4>&, const std::array<int, 2>&, const std::array<double, 16>&,
+                    const ParameterArrays<T>&, int, const std::array<double, 3>&, MaybeIn<T, 2>>(),
+           "intrinsics"_a, "size"_a, "world_to_camera"_a, "parameters"_a, "sh_degree"_a, "background"_a,
+           maybe("edges"));
+  nb::class_<RenderTargets<T>>(m, "RenderTargets")
+      .def(
+          "__init__",
+          [](RenderTargets<T>* self, MaybeOut<T, 3> image, MaybeOut<T, 2> alpha, MaybeOut<T, 1> radii,
+             MaybeOut<T, 1> importance) { new (self) RenderTargets<T>{image, alpha, radii, importance}; },
+          maybe("image"), maybe("alpha"), maybe("radii"), maybe("importance"));
+  nb::class_<RenderGradients<T>>(m, "RenderGradients")
+      .def(
+          "__init__",
+          [](RenderGradients<T>* self, In<T, 3> image, MaybeIn<T, 2> alpha, const GradientArrays<T>& parameters,
+             MaybeOut<T, 2> abs_mean2d, MaybeOut<T, 2> mean2d) {
+            new (self) RenderGradients<T>{image, alpha, parameters, abs_mean2d, mean2d};
+          },
+          as_is("image"), maybe("alpha"), "parameters"_a, maybe("abs_mean2d"), maybe("mean2d"));
+
+  nb::class_<Rendering<T>>(m, "Rendering")
+      .def(nb::init<const RenderInputs<T>&, const RenderTargets<T>&>(), "inputs"_a, "targets"_a)
+      .def("backward", &Rendering<T>::backward, as_is("image"), "gradients"_a)
+#if defined(GNS_COUNTERS)
       .def_prop_ro("timings",
                    [](const Rendering<T>& rendering) {
                      nb::dict out;
@@ -229,23 +328,24 @@ template <class T> void bind(nb::module_& m, const char* name) {
       .def_prop_ro("instances", &Rendering<T>::instances)
       .def_prop_ro("blocks", &Rendering<T>::blocks)
       .def_prop_ro("pairs", &Rendering<T>::pairs)
-      .def_prop_ro("bytes", &Rendering<T>::bytes);
+      .def_prop_ro("bytes", &Rendering<T>::bytes)
+#endif
+      ;
 
   m.def(
       "photometric_loss",
       [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient) {
         const size_t height = image.shape(1), width = image.shape(2);
-        require(image.shape(0) == 3, "image must be [3, height, width]");
+        require_image(image, height, width, "image must be [3, height, width]");
         require(target.shape(0) == height && target.shape(1) == width && target.shape(2) == 3,
                 "target must be [height, width, 3], the size of the image");
-        require(!mask || (mask->shape(0) == height && mask->shape(1) == width), "mask must be [height, width]");
-        require(!gradient || (gradient->shape(0) == 3 && gradient->shape(1) == height && gradient->shape(2) == width),
-                "gradient must have the shape of the image");
+        require_map(mask, height, width, "mask must be [height, width]");
+        if (gradient) require_image(*gradient, height, width, "gradient must have the shape of the image");
         nb::gil_scoped_release release;
         return kernels<T>().photometric_loss(static_cast<int>(width), static_cast<int>(height), image.data(),
                                              target.data(), pointer(mask), pointer(gradient));
       },
-      "image"_a, "target"_a, "mask"_a.none(), "gradient"_a.none());
+      as_is("image"), as_is("target"), maybe("mask"), maybe("gradient"));
 }
 
 void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std::vector<double>& rates,
@@ -275,13 +375,14 @@ NB_MODULE(gns_native, m) {
   nb::set_leak_warnings(false);  // frames may outlive the interpreter in reference cycles of autograd graphs
   m.doc() = "Native kernels of gns; use gns.gaussian_renderer and gns.losses.";
   m.attr("SOURCE_HASH") = GNS_SOURCE_HASH;
-  bind<float>(m, "RenderingFloat");
-  bind<double>(m, "RenderingDouble");
-  m.def("adam", &adam, "tensors"_a, "rates"_a, "steps"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
+  bind<float>(m.def_submodule("float32"));
+  bind<double>(m.def_submodule("float64"));
+  m.def("adam", &adam, as_is("tensors"), "rates"_a, "steps"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
   m.def("release_memory", [] {
     FramePool<float>::get().clear();
     FramePool<double>::get().clear();
   });
+  m.def("kept_bytes", [] { return FramePool<float>::get().bytes() + FramePool<double>::get().bytes(); });
   m.def("thread_count", &thread_count);
   m.def("set_thread_count", &set_thread_count, "count"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {
@@ -289,11 +390,12 @@ NB_MODULE(gns_native, m) {
     for (auto set = available_instruction_sets(); *set; ++set) names.emplace_back((*set)->name);
     return names;
   });
-  m.def("instruction_set", [] { return std::string(instruction_set().name); });
-  m.def("lanes", [] { return instruction_set().lanes; });
-  m.def("multiply_adds", [](int64_t rounds) { return instruction_set().multiply_adds(rounds); }, "rounds"_a,
-        nb::call_guard<nb::gil_scoped_release>());
   m.def("use_instruction_set", [](const std::string& name) {
     if (!use_instruction_set(name.c_str())) throw nb::value_error(("no such instruction set here: " + name).c_str());
   });
+#if defined(GNS_COUNTERS)
+  m.def("lanes", [] { return instruction_set().lanes; });
+  m.def("multiply_adds", [](int64_t rounds) { return instruction_set().multiply_adds(rounds); }, "rounds"_a,
+        nb::call_guard<nb::gil_scoped_release>());
+#endif
 }

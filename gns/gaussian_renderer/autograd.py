@@ -1,55 +1,108 @@
-"""A backend's rendering as a differentiable function: what is the same for every backend."""
+"""Rendering as a differentiable function of the six parameter groups: what is the same for every backend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.output import RenderOutput
+from gns.gaussian_renderer.backends import backend_of
+from gns.gaussian_renderer.backends.protocol import (
+    Backend,
+    Planes,
+    RenderGradients,
+    RenderInputs,
+    RenderTargets,
+)
+from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
 from gns.scene.camera import Camera
-from gns.scene.gaussians import Gaussians
+from gns.scene.gaussians import GROUPS, Gaussians
 from gns.utils.workspace import Workspace
 
-# The six parameter groups, or their gradients, as kernels read them: the Gaussian's index last, contiguous.
-Planes = tuple[Tensor, ...]
+ABSOLUTE = ScreenGradients(absolute=True)
 
 
-class Rendering(Protocol):
-    """One rendering of a backend; it keeps what the backward pass needs of the forward pass."""
+def render(
+    camera: Camera,
+    gaussians: Gaussians,
+    background: Tensor | Sequence[float],
+    *,
+    edges: Tensor | None = None,
+    sh_degree: int | None = None,
+    screen_gradients: ScreenGradients = ABSOLUTE,
+    accumulate: bool = False,
+    workspace: Workspace | None = None,
+) -> RenderOutput:
+    """Render one view by 3D Gaussian splatting (Kerbl et al. 2023), differentiable in every parameter of `gaussians`.
 
-    def forward(
-        self,
-        image: Tensor | None,
-        alpha: Tensor | None,
-        radii: Tensor | None,
-        background: Tensor,
-        edges: Tensor | None,
-        importance: Tensor | None,
-    ) -> None:
-        """Fill what is given: image [3, H, W], alpha [H, W], radii [N]; importance [N], with edges [H, W]."""
-        ...
+    Args:
+        camera: pinhole camera with its real principal point.
+        gaussians: raw parameters, float32 (on the CPU also float64); activations happen inside. Their device decides
+            where the view is rendered. They may be computed from other tensors, as opacities by a mask are.
+        background: RGB in [0, 1], [3] or three numbers; a constant, no gradient flows to it.
+        edges: edge strength of the view, [H, W]; when given, `importance` is computed along.
+        sh_degree: highest spherical-harmonic degree to evaluate; default: all that the coefficients hold.
+        screen_gradients: which gradients by the means on the screen the backward pass leaves in the output.
+        accumulate: the backward pass adds the gradient of each parameter that is a leaf straight into its `.grad`,
+            which must exist and be stored as planes (`gns.scene.gaussians.as_planes`), instead of handing autograd a
+            fresh tensor. Same numbers; no allocation. A parameter that was computed from others gets a fresh one.
+        workspace: memory for the results, which the next rendering with the same workspace overwrites; default: fresh.
 
-    def backward(
-        self,
-        image: Tensor,
-        alpha: Tensor,
-        image_gradient: Tensor,
-        alpha_gradient: Tensor | None,
-        gradients: Planes,
-        abs_grad: Tensor | None,
-    ) -> None:
-        """Add to `gradients`, and write abs_grad [2, N] where given.
+    Returns:
+        RenderOutput; `abs_grad` and `signed_grad` are filled by the backward pass.
 
-        Image and alpha are those of the forward pass, and so must the parameters be that the rendering was given.
-        """
-        ...
+    Raises:
+        TypeError: a dtype that the device does not render in, or parameters of different dtypes.
+        ValueError: parameters, background or edges of the wrong shape or on different devices, a device without a
+            renderer, a degree that the coefficients do not hold, or no gradient to `accumulate` in.
+        UserError: image or Gaussians are too large for the GPU's kernels.
+
+    Two calls with the same input give the same bits, forward and backward, whatever the number of threads.
+    """
+    backend = _backend_for(gaussians)
+    count, like = len(gaussians), gaussians.means
+    degree = gaussians.sh_degree if sh_degree is None else sh_degree
+    if not 0 <= degree <= gaussians.sh_degree:
+        raise ValueError(f"sh_degree is {degree}, but the Gaussians hold degrees 0 to {gaussians.sh_degree}")
+    take = (workspace or Workspace(like.device)).take
+    request = _Request(
+        backend=backend,
+        inputs=RenderInputs(camera, _planes(gaussians), degree, _color(background, like), _map(edges, camera, like)),
+        take=take,
+        radii=take("radii", (count,), like.dtype),
+        importance=None if edges is None else take("importance", (count,), like.dtype),
+        in_place=_planes_to_add_to(gaussians) if accumulate else (None,) * len(GROUPS),
+        abs_mean2d=take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients.absolute else None,
+        mean2d=take("signed_grad", (2, count), like.dtype).zero_() if screen_gradients.signed else None,
+    )
+    image, alpha = _render(request, *(values for _, values in gaussians.named_tensors()))
+    return RenderOutput(
+        image=image,
+        alpha=alpha,
+        radii=request.radii,
+        abs_grad=_rows(request.abs_mean2d, like),
+        importance=request.importance,
+        signed_grad=_rows(request.mean2d, like),
+    )
 
 
-# (camera, parameters, degree of spherical harmonics) -> a rendering
-Begin = Callable[[Camera, Planes, int], Rendering]
+@torch.no_grad()
+def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
+    """Edge-weighted contribution of each Gaussian to one view: the sum over pixels of edge·T·α, [N].
+
+    The forward walk without colour: about a third cheaper than `render(..., edges=edges).importance`, and the same
+    bits. `edges` is [H, W] in [0, 1]. No gradient. Score of the densification of Improved-GS (arXiv 2508.12313).
+    Raises what `render` raises.
+    """
+    backend, means = _backend_for(gaussians), gaussians.means
+    scores = means.new_empty(len(gaussians))
+    inputs = RenderInputs(camera, _planes(gaussians), 0, means.new_zeros(3), _map(edges, camera, means))
+    backend.render(inputs, RenderTargets(importance=scores))
+    return scores
 
 
 def planes_of(values: Tensor) -> Tensor:
@@ -57,114 +110,140 @@ def planes_of(values: Tensor) -> Tensor:
     return values.detach().movedim(0, -1).contiguous()
 
 
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What `_render` needs besides the parameters. Holds no result that is differentiable: that would be a cycle."""
+
+    backend: Backend
+    inputs: RenderInputs
+    take: Callable[..., Tensor]  # of the workspace
+    radii: Tensor
+    importance: Tensor | None
+    in_place: tuple[Tensor | None, ...]  # by group, the planes that its gradient is added to; None for fresh ones
+    abs_mean2d: Tensor | None
+    mean2d: Tensor | None
+
+
 class _Render(torch.autograd.Function):
     """Image and alpha as a differentiable function of the six parameter groups."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        means: Tensor,
-        log_scales: Tensor,
-        quats: Tensor,
-        opacity_logits: Tensor,
-        sh_dc: Tensor,
-        sh_rest: Tensor,
-        request: dict[str, Any],
-    ) -> tuple[Tensor, Tensor]:
-        parameters = (means, log_scales, quats, opacity_logits, sh_dc, sh_rest)
-        camera = request["camera"]
-        take = request["take"]
-        image = take("image", (3, camera.height, camera.width), means.dtype)
-        alpha = take("alpha", (camera.height, camera.width), means.dtype)
-        rendering = request["begin"](camera, tuple(map(planes_of, parameters)), request["sh_degree"])
-        rendering.forward(
-            image, alpha, request["radii"], request["background"], request["edges"], request["importance"]
-        )
-        ctx.rendering, ctx.request = rendering, request
+    def forward(ctx: Any, request: _Request, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        camera, dtype = request.inputs.camera, parameters[0].dtype
+        image = request.take("image", (3, camera.height, camera.width), dtype)
+        alpha = request.take("alpha", (camera.height, camera.width), dtype)
+        targets = RenderTargets(image, alpha, request.radii, request.importance)
+        ctx.rendering, ctx.request = request.backend.render(request.inputs, targets), request
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*parameters, image, alpha)  # autograd notices a change before the backward pass
         return image, alpha
 
     @staticmethod
-    def backward(ctx: Any, image_gradient: Tensor | None, alpha_gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_image: Tensor | None, by_alpha: Tensor | None) -> tuple[Tensor | None, ...]:
         *parameters, image, alpha = ctx.saved_tensors
-        request = ctx.request
-        if image_gradient is None and alpha_gradient is None:
-            return (None,) * 7
-        if image_gradient is None:
-            image_gradient = torch.zeros_like(image)
-        # Fresh ones are cleared, those to accumulate in hold earlier views.
-        gradients = request["gradients"] or tuple(
-            values.new_zeros(*values.shape[1:], len(values)) for values in parameters
-        )
+        request: _Request = ctx.request
+        if by_image is None and by_alpha is None:
+            return (None,) * (1 + len(parameters))
+        wanted = ctx.needs_input_grad[1:]
+        gradients = tuple(map(_gradient_planes, GROUPS, parameters, wanted, request.in_place, repeat(request.take)))
         ctx.rendering.backward(
             image.detach(),
             alpha.detach(),
-            image_gradient.contiguous(),
-            None if alpha_gradient is None else alpha_gradient.contiguous(),
-            gradients,
-            request["abs_grad"],
+            RenderGradients(
+                image=torch.zeros_like(image) if by_image is None else by_image.contiguous(),
+                alpha=None if by_alpha is None else by_alpha.contiguous(),
+                parameters=gradients,
+                abs_mean2d=request.abs_mean2d,
+                mean2d=request.mean2d,
+            ),
         )
-        if request["gradients"]:
-            return (None,) * 7
-        return (*(gradient.movedim(-1, 0) for gradient in gradients), None)
+        handed_on = (
+            gradient.movedim(-1, 0) if asked and there is None else None
+            for gradient, asked, there in zip(gradients, wanted, request.in_place, strict=True)
+        )
+        return (None, *handed_on)
 
 
 _render: Callable[..., tuple[Tensor, Tensor]] = _Render.apply
 
 
-def render(
-    begin: Begin,
-    camera: Camera,
-    gaussians: Gaussians,
-    background: Tensor,
-    *,
-    edges: Tensor | None = None,
-    sh_degree: int | None = None,
-    screen_gradients: bool = True,
-    accumulate: bool = False,
-    workspace: Workspace | None = None,
-) -> RenderOutput:
-    """See `gns.gaussian_renderer.render`; `begin` is the backend."""
-    leaves = tuple(values for _, values in gaussians.named_tensors())
-    count, like = len(gaussians), gaussians.means
-    take = (workspace or Workspace(like.device)).take
-    abs_grad = take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients else None
-    request: dict[str, Any] = {
-        "begin": begin,
-        "camera": camera,
-        "background": background,
-        "sh_degree": gaussians.sh_degree if sh_degree is None else sh_degree,
-        "edges": None if edges is None else edges.to(like.dtype).contiguous(),
-        "gradients": _gradient_planes(gaussians) if accumulate else None,
-        "take": take,
-        "radii": take("radii", (count,), like.dtype),
-        "importance": None if edges is None else take("importance", (count,), like.dtype),
-        "abs_grad": abs_grad,
-    }
-    image, alpha = _render(*leaves, request)
-    absolute = like.new_empty(0, 2) if abs_grad is None else abs_grad.movedim(0, -1)
-    return RenderOutput(image, alpha, request["radii"], absolute, request["importance"])
+def _gradient_planes(
+    name: str, values: Tensor, wanted: bool, in_place: Tensor | None, take: Callable[..., Tensor]
+) -> Tensor:
+    """Where the backward pass adds the gradient of one group: to what is there, to zeros, or where nobody looks."""
+    if in_place is not None:
+        return in_place
+    shape = (*values.shape[1:], len(values))
+    return values.new_zeros(shape) if wanted else take(f"unwanted gradient of {name}", shape, values.dtype)
 
 
-def _gradient_planes(gaussians: Gaussians) -> Planes:
-    """The parameters' gradients, to be added to."""
-    planes = []
+def _planes(gaussians: Gaussians) -> Planes:
+    return tuple(planes_of(values) for _, values in gaussians.named_tensors())
+
+
+def _rows(planes: Tensor | None, like: Tensor) -> Tensor:
+    """[2, N] as [N, 2]; [0, 2] where there are none."""
+    return like.new_empty(0, 2) if planes is None else planes.movedim(0, -1)
+
+
+def _planes_to_add_to(gaussians: Gaussians) -> tuple[Tensor | None, ...]:
+    """The gradient of each group as planes, for those that are leaves; None where autograd has to carry it on.
+
+    Raises ValueError where a leaf that asks for a gradient has none that could be added to.
+    """
+    found: list[Tensor | None] = []
     for name, values in gaussians.named_tensors():
-        gradient = None if values.grad is None else values.grad.movedim(0, -1)
-        if gradient is None or not gradient.is_contiguous():
+        if not (values.is_leaf and values.requires_grad):
+            found.append(None)
+            continue
+        planes = None if values.grad is None else values.grad.movedim(0, -1)
+        if planes is None or not planes.is_contiguous() or planes.dtype != values.dtype:
             raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
-        planes.append(gradient)
-    return tuple(planes)
+        found.append(planes)
+    return tuple(found)
 
 
-@torch.no_grad()
-def importance(begin: Begin, camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
-    """See `gns.gaussian_renderer.importance`; `begin` is the backend."""
+# ---- the boundary: what is checked once, so that no backend has to ---------------------------------------------------
+
+
+def _backend_for(gaussians: Gaussians) -> Backend:
+    """The backend of the Gaussians' device. Raises TypeError and ValueError where they are not fit to be rendered."""
     means = gaussians.means
-    scores = means.new_empty(len(gaussians))
-    parameters = tuple(planes_of(values) for _, values in gaussians.named_tensors())
-    begin(camera, parameters, 0).forward(
-        None, None, None, means.new_zeros(3), edges.to(means.dtype).contiguous(), scores
+    backend = backend_of(means.device)
+    if means.dtype not in backend.dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
+        raise TypeError(f"Gaussians on {means.device} are rendered in {names}, not {means.dtype}")
+    count, coefficients = len(gaussians), gaussians.sh_rest.shape[1:2]
+    shapes = ((count, 3), (count, 3), (count, 4), (count,), (count, 1, 3), (count, *coefficients, 3))
+    for (name, values), shape in zip(gaussians.named_tensors(), shapes, strict=True):
+        if values.dtype != means.dtype:
+            raise TypeError(f"{name} are {values.dtype} and means {means.dtype}: all parameters must share one dtype")
+        if values.device != means.device:
+            raise ValueError(f"{name} are on {values.device} and means on {means.device}: move them to one device")
+        if values.shape != shape:
+            raise ValueError(f"{name} have the shape {tuple(values.shape)}, not {shape}")
+    return backend
+
+
+def _color(background: Tensor | Sequence[float], like: Tensor) -> Tensor:
+    """The background as the backends take it, [3]."""
+    color = torch.as_tensor(
+        background, dtype=like.dtype, device=None if isinstance(background, Tensor) else like.device
     )
-    return scores
+    if color.shape != (3,) or color.device != like.device:
+        raise ValueError(
+            f"background must be three numbers on {like.device}, not {tuple(color.shape)} on {color.device}"
+        )
+    return color.contiguous()
+
+
+def _map(edges: Tensor | None, camera: Camera, like: Tensor) -> Tensor | None:
+    """The edges as the backends take them, [H, W]."""
+    if edges is None:
+        return None
+    if edges.shape != (camera.height, camera.width) or edges.device != like.device:
+        raise ValueError(
+            f"edges must be [{camera.height}, {camera.width}] on {like.device}, as the view is, not "
+            f"{tuple(edges.shape)} on {edges.device}"
+        )
+    return edges.to(like.dtype).contiguous()

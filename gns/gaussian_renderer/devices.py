@@ -7,7 +7,7 @@ import os
 import torch
 
 from gns.errors import UserError
-from gns.gaussian_renderer.backends.cuda import OLDEST_CAPABILITY, missing_parts
+from gns.gaussian_renderer.backends import backend_of
 
 _ELSE = "or use --device cpu"
 
@@ -41,31 +41,17 @@ def pick_device(name: str, *, renders: bool = True) -> torch.device:
     index, count = device.index or 0, torch.cuda.device_count()
     if index >= count:
         raise UserError(f"{option} does not exist: torch sees {_named(count)}, {_ELSE}")
-    if renders:
-        _require_renderer(option, index)
+    device = torch.device("cuda", index)
+    if renders and (missing := backend_of(device).what_is_missing()) is not None:
+        raise UserError(f"{option}: {missing}")
     torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    return device
 
 
 def described(device: torch.device) -> str:
     """What a user calls the device: "the CPU", "cuda:0 (NVIDIA H200)"."""
-    return "the CPU" if device.type == "cpu" else f"{device} ({torch.cuda.get_device_name(device)})"
-
-
-def _require_renderer(option: str, index: int) -> None:
-    capability = torch.cuda.get_device_capability(index)
-    if capability < OLDEST_CAPABILITY:
-        raise UserError(
-            f"{option} is {torch.cuda.get_device_name(index)} with compute capability {_version(capability)}: the CUDA "
-            f"renderer needs {_version(OLDEST_CAPABILITY)} or newer; use --device cpu"
-        )
-    if (missing := missing_parts()) is not None:
-        raise UserError(f"{option}: {missing}")
+    return backend_of(device).description
 
 
 def _named(count: int) -> str:
     return "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"
-
-
-def _version(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))

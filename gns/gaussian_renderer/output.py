@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class ScreenGradients:
-    """Which gradients of the 2D means the backward pass fills."""
+    """Which gradients by the means on the screen the backward pass leaves in a `RenderOutput`."""
 
-    absolute: bool = False
-    signed: bool = False
-
-    def __bool__(self) -> bool:
-        return self.absolute or self.signed
+    absolute: bool = False  # of `abs_grad`; costs a few percent
+    signed: bool = False  # of `signed_grad`; costs next to nothing
 
     def __or__(self, other: ScreenGradients) -> ScreenGradients:
+        """What either asks for."""
         return ScreenGradients(self.absolute or other.absolute, self.signed or other.signed)
+
+    def __bool__(self) -> bool:
+        """Whether any is asked for."""
+        return self.absolute or self.signed
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,3 +34,5 @@ class RenderOutput:
     # [N, 2], filled by backward: sum over pixels of |∂loss/∂mean2d| times (W/2, H/2); zero before. [0, 2] if not asked.
     abs_grad: Tensor
     importance: Tensor | None = None  # [N], sum over pixels of edge·T·α, when an edge map was given
+    # The same without the bars, so ∂loss/∂mean2d itself; 3DGS grows by its length (Kerbl et al. 2023, section 5.2).
+    signed_grad: Tensor = field(default_factory=lambda: torch.empty(0, 2))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gns.gaussian_renderer.output import RenderOutput
+from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
 from gns.scene import Camera, Gaussians
 
 NEAR = 0.2  # Gaussians whose mean is at this view depth or nearer are not drawn
@@ -22,6 +22,8 @@ DILATION = 0.3  # px², added to the diagonal of every 2D covariance
 ALPHA_CAP = 0.99
 ALPHA_FLOOR = 1.0 / 255.0  # fainter contributions are skipped
 TRANSMITTANCE_FLOOR = 1e-4  # a pixel is finished before the Gaussian that would take it below this
+
+ABSOLUTE = ScreenGradients(absolute=True)
 
 _PAIRS_AT_ONCE = 2**21  # Gaussian-pixel pairs per chunk: bounds the temporaries of a render without gradients
 
@@ -44,23 +46,31 @@ def render(
     *,
     edges: Tensor | None = None,
     sh_degree: int | None = None,
+    screen_gradients: ScreenGradients = ABSOLUTE,
 ) -> RenderOutput:
     """Draw the Gaussians, on the CPU, in float64 whatever their dtype.
 
     `background` is RGB, [3]. `edges` [H, W] asks for the edge-weighted importance. `sh_degree` is the highest
     spherical-harmonic degree in use, by default all that the Gaussians hold. Raises ValueError where they hold less.
 
-    All six groups of parameters receive gradients, in their own dtype. Calling backward fills `abs_grad` in place.
+    All six groups of parameters receive gradients, in their own dtype. Calling backward fills `abs_grad` and
+    `signed_grad` in place, as `screen_gradients` asks.
     """
     splats = visible_splats(camera, gaussians, _active_degree(gaussians, sh_degree))
     count, height, width = len(gaussians), camera.height, camera.width
-    abs_grad = torch.zeros(count, 2, dtype=torch.float64)
+    abs_grad = torch.zeros(count if screen_gradients.absolute else 0, 2, dtype=torch.float64)
+    signed_grad = torch.zeros(count if screen_gradients.signed else 0, 2, dtype=torch.float64)
+    if screen_gradients.signed:
+        _sum_into(signed_grad, splats, camera)
     importance = None if edges is None else torch.zeros(count, dtype=torch.float64)
     background = background.to(torch.float64)
 
     colors, alphas = [], []
     for pixels in torch.split(pixel_centers(camera), _pixels_at_once(splats)):
-        alpha = contributions(splats, _copy_per_pixel(splats, pixels, camera, abs_grad), pixels)
+        means = splats.means
+        if screen_gradients.absolute:
+            means = _copy_per_pixel(splats, pixels, camera, abs_grad)
+        alpha = contributions(splats, means, pixels)
         transmittance = torch.cat([torch.ones_like(pixels[:, :1]), torch.cumprod(1 - alpha, dim=1)], dim=1)
         weights = transmittance[:, :-1] * alpha
         left = transmittance[:, -1]
@@ -78,6 +88,7 @@ def render(
         radii=radii,
         abs_grad=abs_grad,
         importance=importance,
+        signed_grad=signed_grad,
     )
 
 
@@ -263,19 +274,30 @@ def _skip_faint(alpha: Tensor) -> Tensor:
 
 
 def _copy_per_pixel(splats: Splats, pixels: Tensor, camera: Camera, abs_grad: Tensor) -> Tensor:
-    """The 2D means [P, M, 2], one copy a pixel: backward then adds the absolute gradient of each copy to `abs_grad`.
-
-    Screen gradients are stated by the mean in normalised device coordinates, hence the half-sizes of the image.
-    """
+    """The 2D means [P, M, 2], one copy a pixel: backward then adds the absolute gradient of each copy to `abs_grad`."""
     copies = splats.means.expand(len(pixels), -1, -1)
-    half_size = torch.tensor([camera.width / 2, camera.height / 2], dtype=torch.float64)
 
     def accumulate(gradient: Tensor) -> None:
-        abs_grad[splats.ids] += gradient.abs().sum(dim=0) * half_size
+        abs_grad[splats.ids] += gradient.abs().sum(dim=0) * _half_size(camera)
 
     if copies.requires_grad:
         copies.register_hook(accumulate)  # type: ignore[no-untyped-call]
     return copies
+
+
+def _sum_into(signed_grad: Tensor, splats: Splats, camera: Camera) -> None:
+    """Let backward add the gradient of each 2D mean, that of all pixels together, to `signed_grad`."""
+
+    def accumulate(gradient: Tensor) -> None:
+        signed_grad[splats.ids] += gradient * _half_size(camera)
+
+    if splats.means.requires_grad:
+        splats.means.register_hook(accumulate)  # type: ignore[no-untyped-call]
+
+
+def _half_size(camera: Camera) -> Tensor:
+    """Screen gradients are stated by the mean in normalised device coordinates: the image is 2 wide and 2 high, [2]."""
+    return torch.tensor([camera.width / 2, camera.height / 2], dtype=torch.float64)
 
 
 def _visibility_level(splats: Splats) -> Tensor:

@@ -2,82 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.backends import gpu as cuda
-from gns.gaussian_renderer.backends.cpu import as_arrays
-from gns.utils import native
+from gns.gaussian_renderer.backends import backend_of
+from gns.gaussian_renderer.backends.protocol import Backend
 from gns.utils.workspace import Workspace
-
-_native = native.load()
-
-
-class _LossOnCpu(torch.autograd.Function):
-    """The native kernel returns loss and gradient in one go; backward only scales the latter."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace) -> Tensor:
-        gradient = workspace.take("image_gradient", image.shape, image.dtype) if image.requires_grad else None
-        bytes_mask = None if mask is None else mask.to(torch.uint8)
-        loss = _native.photometric_loss(*as_arrays(image.detach(), target, bytes_mask, gradient))
-        ctx.gradient = gradient
-        return image.new_tensor(loss)
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
-        gradient: Tensor = ctx.gradient
-        return gradient if scale == 1 else gradient * scale, None, None, None
-
-
-class _LossOnGpu(torch.autograd.Function):
-    """Forward leaves maps of derivatives; backward blurs them to the gradient, scaled without the host's knowing."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace) -> Tensor:
-        channels, height, width = image.shape
-        if image.dtype != torch.float32 or channels != 3 or target.shape != (height, width, 3):
-            raise ValueError(
-                f"the CUDA loss takes a float32 image [3, H, W] and a photo [H, W, 3] of its size, not {image.dtype} "
-                f"{tuple(image.shape)} and {tuple(target.shape)}"
-            )
-        grid = (cuda.blocks_of(width, cuda.LOSS_TILE), cuda.blocks_of(height, cuda.LOSS_TILE), channels)
-        ctx.size = (image.device, grid, width, height)
-        ctx.photo = (target, None if mask is None else mask.contiguous().view(torch.uint8))
-        maps = workspace.take("loss_maps", (3, *image.shape)) if image.requires_grad else None
-        partial, loss = workspace.take("loss_partial", (math.prod(grid), 2)), image.new_empty(1)
-        ctx.workspace = workspace
-        cuda.launch("loss_maps", image.device, grid, width, height, image.detach(), *ctx.photo, maps, partial)
-        cuda.launch("loss_sum", image.device, (1,), width, height, partial, loss)
-        ctx.save_for_backward(image, maps)
-        return loss[0]
-
-    @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
-        image, maps = ctx.saved_tensors
-        device, grid, width, height = ctx.size
-        gradient = ctx.workspace.take("image_gradient", image.shape)
-        cuda.launch(
-            "loss_gradient",
-            device,
-            grid,
-            width,
-            height,
-            image.detach(),
-            *ctx.photo,
-            maps,
-            scale.reshape(1).contiguous(),
-            gradient,
-        )
-        return gradient, None, None, None
-
-
-_loss_on_cpu: Callable[..., Tensor] = _LossOnCpu.apply
-_loss_on_gpu: Callable[..., Tensor] = _LossOnGpu.apply
 
 
 def photometric_loss(
@@ -96,6 +29,54 @@ def photometric_loss(
 
     Returns:
         Scalar tensor, differentiable in `image`.
+
+    Raises:
+        TypeError: a dtype other than these.
+        ValueError: shapes or devices that do not fit, a device without a backend.
     """
-    loss = _loss_on_gpu if cuda.runs_on(image.device) else _loss_on_cpu
-    return loss(image.contiguous(), target.contiguous(), mask, workspace or Workspace(image.device))
+    backend = backend_of(image.device)
+    _check(backend, image, target, mask)
+    seen = None if mask is None else mask.contiguous()
+    return _loss(image.contiguous(), target.contiguous(), seen, backend, workspace or Workspace(image.device))
+
+
+class _PhotometricLoss(torch.autograd.Function):
+    """What is the same for every backend: it says what its loss is, and how to go back from it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None, backend: Backend, workspace: Workspace
+    ) -> Tensor:
+        loss, ctx.way_back = backend.photometric_loss(
+            image.detach(), target, mask, workspace, differentiable=image.requires_grad
+        )
+        ctx.save_for_backward(image)  # autograd notices a change before the backward pass
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None]:
+        _ = ctx.saved_tensors  # raises where the image has changed
+        return ctx.way_back(scale), None, None, None, None
+
+
+_loss: Callable[..., Tensor] = _PhotometricLoss.apply
+
+
+def _check(backend: Backend, image: Tensor, target: Tensor, mask: Tensor | None) -> None:
+    """Refuse what no backend has to expect."""
+    if image.dtype not in backend.dtypes:
+        names = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
+        raise TypeError(f"the loss of an image on {image.device} is computed in {names}, not {image.dtype}")
+    if target.dtype != torch.uint8:
+        raise TypeError(f"the photo must be uint8, [H, W, 3] from 0 to 255, not {target.dtype}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"the mask must be bool, True where a pixel counts, not {mask.dtype}")
+    if image.dim() != 3 or image.shape[0] != 3 or target.shape != (*image.shape[1:], 3):
+        raise ValueError(
+            f"the loss takes an image [3, H, W] and a photo [H, W, 3] of its size, not {tuple(image.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    if mask is not None and mask.shape != image.shape[1:]:
+        raise ValueError(f"the mask must be [H, W] of the image {tuple(image.shape)}, not {tuple(mask.shape)}")
+    if any(given.device != image.device for given in (target, mask) if given is not None):
+        raise ValueError(f"photo and mask must be on the image's device, {image.device}")

@@ -70,3 +70,7 @@ class Gaussians:
     def opacities(self) -> Tensor:
         """α = sigmoid(logit), [N]."""
         return torch.sigmoid(self.opacity_logits)
+
+
+# The names of the six parameter groups, in the order in which everything lists them.
+GROUPS: tuple[str, ...] = tuple(field.name for field in fields(Gaussians))

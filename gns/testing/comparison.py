@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import instruction_sets, reference
-from gns.gaussian_renderer.output import RenderOutput
+from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
 from gns.scene import Camera, Gaussians
 from gns.testing.examples import EXAMPLES, Example, converted
 
@@ -27,7 +27,11 @@ class Renderer(Protocol):
         *,
         edges: Tensor | None = None,
         sh_degree: int | None = None,
+        screen_gradients: ScreenGradients = ...,
     ) -> RenderOutput: ...
+
+
+BOTH = ScreenGradients(absolute=True, signed=True)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Outcome:
     alpha: Tensor  # [H, W]
     radii: Tensor  # [N]
     importance: Tensor  # [N]
-    gradients: dict[str, Tensor]  # by parameter group, and the absolute screen gradient
+    gradients: dict[str, Tensor]  # by parameter group, and both screen gradients
 
 
 def trainable(gaussians: Gaussians, dtype: torch.dtype) -> Gaussians:
@@ -82,17 +86,19 @@ def evaluate(renderer: Renderer, example: Example, dtype: torch.dtype, counted: 
         example.background.to(dtype),
         edges=(example.edges * counted).to(dtype),
         sh_degree=example.sh_degree,
+        screen_gradients=BOTH,
     )
     by_image = output.image * (example.image_weights * counted).to(output.image.dtype)
     by_alpha = output.alpha * (example.alpha_weights * counted).to(output.alpha.dtype)
     torch.autograd.backward(by_image.sum() + by_alpha.sum())
     assert output.importance is not None
+    screen = {"abs_grad": output.abs_grad.double(), "signed_grad": output.signed_grad.double()}
     return Outcome(
         image=output.image.detach().double(),
         alpha=output.alpha.detach().double(),
         radii=output.radii.double(),
         importance=output.importance.double(),
-        gradients=gradients_of(gaussians) | {"abs_grad": output.abs_grad.double()},
+        gradients=gradients_of(gaussians) | screen,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gns.errors import UserError
-from gns.gaussian_renderer.backends.gpu import rendering_bytes
+from gns.gaussian_renderer.backends import backend_of
 from gns.scene import View
 
 INSTANCES_A_GAUSSIAN = 3  # tile instances in a dense model; 2 to 4 on photos of 1.6 megapixels
@@ -19,18 +19,21 @@ _SLOTS = 4  # uploads under way at a time
 _GIGA = 1e9
 
 
-def training_bytes(gaussians: int, sh_degree: int, pixels: int) -> int:
-    """Most memory that training takes at once with this many Gaussians and photos of `pixels`, without the photos.
+def training_bytes(gaussians: int, sh_degree: int, pixels: int, device: torch.device) -> int:
+    """Most memory that training on `device` takes at once with this many Gaussians and photos of `pixels` each.
+
+    Without the photos.
 
     In bytes a Gaussian of degree 3: parameters, gradients and two moments 4 · 236, statistics 8; while rows are cut and
     joined, the old parameters 236 and one new tensor, at most 180; the rest is the renderer's. 1.8 M Gaussians at 1.6
-    megapixels come to 3.5 GB; torch and the driver add half a gigabyte of their own.
+    megapixels come to 3.5 GB on a GPU; torch and the driver add half a gigabyte of their own.
     """
     rest = 3 * ((sh_degree + 1) ** 2 - 1)
     parameters, largest = 4 * (14 + rest), 4 * max(rest, 4)
     model = gaussians * (4 * parameters + 8)
     surgery = gaussians * (parameters + largest)
-    return model + surgery + rendering_bytes(gaussians, INSTANCES_A_GAUSSIAN * gaussians, pixels)
+    rendering = backend_of(device).rendering_bytes(gaussians, INSTANCES_A_GAUSSIAN * gaussians, pixels)
+    return model + surgery + rendering
 
 
 def photo_bytes(views: Sequence[View]) -> int:
@@ -42,8 +45,11 @@ def photo_bytes(views: Sequence[View]) -> int:
 
 
 def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence[View]:
-    """The views with their pixels on `device`: for good if they fit into `room` bytes, else copied when asked for."""
-    if device.type == "cpu":
+    """The views with their pixels on `device`: for good if they fit into `room` bytes, else copied when asked for.
+
+    Those whose pixels are there already are returned as they are.
+    """
+    if all(view.image.device == device for view in views):
         return views
     if photo_bytes(views) > room:
         return Uploads(views, device)
@@ -59,7 +65,7 @@ def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence
 
 def room_for_photos(device: torch.device, needed: int) -> int:
     """Bytes of the free memory of `device` that are left when training has what it needs."""
-    if device.type == "cpu":
+    if device.type == "cpu":  # where the photos are already
         return 0
     free, _ = torch.cuda.mem_get_info(device)
     return free - needed

@@ -18,6 +18,11 @@ class Workspace:
         self._device = device
         self._buffers: dict[str, Tensor] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is held, in bytes."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
     def take(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """A contiguous tensor of this shape; the previous one of that name is no more."""
         count = prod(shape)

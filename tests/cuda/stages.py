@@ -135,15 +135,18 @@ class Stages:
         inputs = (self.tile_ranges, self.list, self.slots, self.splats, image, alpha, by_image, by_alpha)
         self._launch_tiles("blend_backward_screen" if screen else "blend_backward", *inputs, self.packets)
 
-    def project_backward(self, gradients: dict[str, Tensor]) -> Tensor:
-        """Adds to the gradients [N, ...] by group, stored as planes; returns the absolute screen gradient [N, 2]."""
+    def project_backward(self, gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Adds to the gradients [N, ...] by group, stored as planes; returns the screen gradients [N, 2].
+
+        First the absolute one, then the one with its sign.
+        """
         count = len(self.gaussians)
-        absolute = poisoned(2, count)
+        absolute, signed = poisoned(2, count), poisoned(2, count)
         inputs = (self.tile_counts, self.slot_begin, self.splats, self.packets)
-        outputs = (*(values.movedim(0, -1) for values in gradients.values()), absolute)
+        outputs = (*(values.movedim(0, -1) for values in gradients.values()), absolute, signed)
         settings = (*camera_arguments(self.camera), count, self.sh_degree)
         self._launch("project_backward", count, *settings, *self._parameters(), *inputs, *outputs)
-        return absolute.movedim(0, -1)
+        return absolute.movedim(0, -1), signed.movedim(0, -1)
 
     def empty_gradients(self, value: float = 0.0) -> dict[str, Tensor]:
         """A tensor like each parameter group, filled with `value`."""
@@ -169,11 +172,12 @@ def evaluate_stages(launcher: ShimLauncher, example: Example, counted: Tensor, *
     by_image, by_alpha = (example.image_weights * counted).float(), (example.alpha_weights * counted).float()
     stages.blend_backward(image, alpha, by_image, by_alpha)
     gradients = stages.empty_gradients()
-    absolute = stages.project_backward(gradients)
+    absolute, signed = stages.project_backward(gradients)
+    screen = {"abs_grad": absolute.double(), "signed_grad": signed.double()}
     return Outcome(
         image=image.double(),
         alpha=alpha.double(),
         radii=stages.radii.double(),
         importance=stages.sum_scores(scores).double(),
-        gradients={name: values.double() for name, values in gradients.items()} | {"abs_grad": absolute.double()},
+        gradients={name: values.double() for name, values in gradients.items()} | screen,
     )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import importance, release_memory, render
-from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import IN_USE, gpu
 from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
 from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.gaussian_renderer.backends.gpu import GpuBackend
 from gns.gaussian_renderer.backends.kernel_table import TILE
 from gns.testing.comparison import Outcome, evaluate, example
 from gns.testing.examples import converted, rows
@@ -20,11 +21,12 @@ from tests.cuda.shim import Edit, ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
+CPU = torch.device("cpu")
 GUARD = 1 << 17  # elements behind every array: more than an int16 can count, times two
 POISON = 77
 
 
-class GuardedSpace(cuda._Space):
+class GuardedSpace(gpu._Space):
     """Arrays of exactly the size asked for, between contents that look usable and a zone that must stay as it is."""
 
     def __init__(self, device: torch.device) -> None:
@@ -72,11 +74,8 @@ def _outcome(name: str, launcher: ShimLauncher, room: int | None) -> tuple[Outco
     forecast = Fixed(room)
     forecast.learn = lambda view, gaussians, instances: counted.append(instances)  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "runs_on", lambda device: True)
-        patch.setattr(cuda, "launcher", lambda device: launcher)
-        patch.setattr(cuda, "_idle", {})
-        patch.setattr(cuda, "_Space", guarded)
-        patch.setattr(cuda, "_forecast", forecast)
+        patch.setitem(IN_USE, CPU, GpuBackend(CPU, launcher, forecast))
+        patch.setattr(gpu, "_Space", guarded)
         outcome = evaluate(render, example(name), torch.float32, _everywhere(name))
     assert spaces and all(space.intact() for space in spaces), "a kernel wrote behind its array"
     return outcome, counted[0]
@@ -136,17 +135,14 @@ def test_a_kernel_that_ignores_the_room_is_seen(good: str, bad: str, room: Room,
 
 def test_the_largest_short_id_is_no_tile() -> None:
     assert torch.iinfo(torch.int16).max == cuda_kernels.MOST_SHORT_TILES  # ids run up to one below
-    most = cuda.MOST_PIXELS_ACROSS // TILE + 1
+    most = gpu.MOST_PIXELS_ACROSS // TILE + 1
     assert most**2 < torch.iinfo(torch.int32).max
 
 
 @pytest.fixture
 def calls(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Launches in order, and among them "wait" where the host waits for the number of instances."""
-    monkeypatch.setattr(cuda, "runs_on", lambda device: True)
-    monkeypatch.setattr(cuda, "launcher", lambda device: shim)
-    monkeypatch.setattr(cuda, "_idle", {})
-    monkeypatch.setattr(cuda, "_forecast", Forecast())
+    monkeypatch.setitem(IN_USE, CPU, GpuBackend(CPU, shim))
     finish = Readback.finish
 
     def waiting(readback: Readback) -> Tensor:
@@ -192,5 +188,7 @@ def test_released_memory_does_not_grow_back(calls: list[str]) -> None:
     release_memory()
     few = rows(gaussians, torch.arange(8))
     render(scene.camera, few, background)
-    (space,) = cuda._idle[torch.device("cpu")]
+    backend = IN_USE[CPU]
+    assert isinstance(backend, GpuBackend)
+    (space,) = backend.idle
     assert space._buffers["list"].numel() < 1024, "room was made for the Gaussians of before"

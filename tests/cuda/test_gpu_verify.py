@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmarks import gpu_verify
 from benchmarks.gpu_verify import BLOCKS, Bench, Failed, Mirror, Result, main, print_table, run_block
-from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import IN_USE
+from gns.gaussian_renderer.backends.gpu import GpuBackend
 from gns.gaussian_renderer.devices import pick_device
 from gns.testing.examples import EXAMPLES
 from tests.cuda.shim import ShimLauncher, compiler
@@ -24,11 +25,13 @@ from tests.cuda.shim import ShimLauncher, compiler
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
 
+CPU = torch.device("cpu")
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
     launcher = ShimLauncher()
-    monkeypatch.setattr(cuda, "runs_on", lambda device: True)
-    monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
+    monkeypatch.setitem(IN_USE, CPU, GpuBackend(CPU, launcher))
     some = ("15x17, degree 0", "no Gaussians", "opaque stacks")
     monkeypatch.setattr(gpu_verify, "EXAMPLES", {name: EXAMPLES[name] for name in (*some, *EDGE_EXAMPLES)})
     yield Bench(
@@ -46,7 +49,6 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
         mirrored=(100, 40, 30),
         pictured=(200, 64, 35),
     )
-    cuda._idle.clear()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing was run on one")
@@ -104,7 +106,7 @@ PLANTED = {
 def test_a_fault_is_pinned_to_its_kernel(bench: Bench, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     old, new, kernels = PLANTED[file]
     faulty = ShimLauncher(edits={file: lambda text: text.replace(old, new)})
-    monkeypatch.setattr(cuda, "launcher", lambda device: faulty)
+    monkeypatch.setitem(IN_USE, CPU, GpuBackend(CPU, faulty))
     record = run_block("parity", bench, {})
     assert record["passed"] is False
     named = {name.split(".")[0] for name in record["error"].split(": ")[1].split(", ")}
@@ -121,7 +123,7 @@ def test_a_wobbling_launcher_is_not_deterministic(bench: Bench, monkeypatch: pyt
             if name == "blend_backward_screen" and args[-1].numel():
                 args[-1][0, 0] += 1e-6 * next(calls)
 
-    monkeypatch.setattr(cuda, "launcher", lambda device: Wobbling())
+    monkeypatch.setitem(IN_USE, CPU, GpuBackend(CPU, Wobbling()))
     record = run_block("determinism", bench, {})
     assert record["passed"] is False and "not the same bits" in record["error"]
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gns import gaussian_renderer
 from gns.arguments import TrainConfig
 from gns.errors import UserError
-from gns.gaussian_renderer import importance, render
+from gns.gaussian_renderer import ScreenGradients, importance, render
 from gns.gaussian_renderer.autograd import planes_of
-from gns.gaussian_renderer.backends import cpu
-from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import IN_USE, backend_of, gpu
 from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
-from gns.gaussian_renderer.backends.forecast import Forecast
+from gns.gaussian_renderer.backends.cpu import CpuBackend
+from gns.gaussian_renderer.backends.gpu import GpuBackend
+from gns.gaussian_renderer.backends.protocol import RenderInputs
 from gns.losses.photometric import photometric_loss
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
@@ -48,6 +48,7 @@ from tests.cuda.shim import ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
+CPU = torch.device("cpu")
 TOLERANCE = Backend("shim", torch.float32, image=1e-5, gradient=1e-3, rounding=1e-5)
 
 
@@ -55,12 +56,16 @@ TOLERANCE = Backend("shim", torch.float32, image=1e-5, gradient=1e-3, rounding=1
 def shim(monkeypatch: pytest.MonkeyPatch) -> Iterator[ShimLauncher]:
     """Sends everything that is on the CPU through the CUDA backend, whose kernels run on the CPU."""
     launcher = ShimLauncher()
-    monkeypatch.setattr(cuda, "runs_on", lambda device: True)
-    monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
-    monkeypatch.setattr(cuda, "_idle", {})
-    monkeypatch.setattr(cuda, "_forecast", Forecast())
+    monkeypatch.setitem(IN_USE, CPU, GpuBackend(CPU, launcher))
     yield launcher
     assert launcher.launches, "nothing went through the CUDA backend"
+
+
+def _gpu() -> GpuBackend:
+    """The backend that stands in for the CPU's."""
+    backend = backend_of(CPU)
+    assert isinstance(backend, GpuBackend)
+    return backend
 
 
 def _single(scene: Example) -> Gaussians:
@@ -101,7 +106,7 @@ def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
     scene, everywhere = example("33x47, degree 2"), torch.ones(47, 33, dtype=torch.bool)
     clean = evaluate(render, scene, torch.float32, everywhere)
     evaluate(render, example("130x70, degree 3"), torch.float32, torch.ones(70, 130, dtype=torch.bool))
-    for workspace in cuda._idle[torch.device("cpu")]:
+    for workspace in _gpu().idle:
         for buffer in workspace._buffers.values():
             buffer.fill_(math.nan if buffer.is_floating_point() else torch.iinfo(buffer.dtype).max)
     again = evaluate(render, scene, torch.float32, everywhere)
@@ -159,7 +164,9 @@ def test_screen_gradients_are_summed_only_on_request(shim: ShimLauncher) -> None
     found = []
     for asked in (True, False):
         gaussians = trainable(_single(scene), torch.float32)
-        seen = render(scene.camera, gaussians, scene.background.float(), screen_gradients=asked)
+        seen = render(
+            scene.camera, gaussians, scene.background.float(), screen_gradients=ScreenGradients(absolute=asked)
+        )
         (seen.image * scene.image_weights.float()).sum().backward()  # type: ignore[no-untyped-call]
         assert len(seen.abs_grad) == (len(gaussians) if asked else 0)
         found.append([values.grad for _, values in gaussians.named_tensors()])
@@ -180,7 +187,7 @@ def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> Non
     assert gaussians.means.grad is not None
     assert torch.equal(alone.gradients["means"], gaussians.means.grad.double())
     del seen, between, loss
-    assert len(cuda._idle[torch.device("cpu")]) == 2  # both are free again, and kept
+    assert len(_gpu().idle) == 2  # both are free again, and kept
 
 
 def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
@@ -191,7 +198,7 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
         seen = render(scene.camera, gaussians, scene.background.float())
         seen.image.sum().backward()  # type: ignore[no-untyped-call]
         del seen
-    (space,) = cuda._idle[torch.device("cpu")]
+    (space,) = _gpu().idle
     buffers = dict(space._buffers)
     count, slots = len(buffers["order"]), len(buffers["list"])  # with the eighth that each has to spare
     instances = len(buffers["packets"]) // cuda_kernels.PACKET
@@ -200,8 +207,8 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
     assert tiles.numel() == 90 + 90 // 8
     held = sum(buffer.numel() * buffer.element_size() for buffer in buffers.values())
     inside_a_sort, results = (24, 20), 12
-    a_gaussian = cuda.BYTES_A_GAUSSIAN - inside_a_sort[0] - results - 4  # its gathered count is gone as well
-    expected = count * a_gaussian + instances * cuda.BYTES_AN_INSTANCE + slots * (cuda.BYTES_A_SLOT - inside_a_sort[1])
+    a_gaussian = gpu.BYTES_A_GAUSSIAN - inside_a_sort[0] - results - 4  # its gathered count is gone as well
+    expected = count * a_gaussian + instances * gpu.BYTES_AN_INSTANCE + slots * (gpu.BYTES_A_SLOT - inside_a_sort[1])
     assert abs(held - expected) < 200  # eighths are rounded one by one
 
 
@@ -215,9 +222,9 @@ def test_double_precision_is_refused(shim: ShimLauncher) -> None:
     shim.launches.append("none needed")
 
 
-def _rendering(scene: Example) -> cuda.Rendering:
+def _rendering(scene: Example) -> gpu.Rendering:
     parameters = tuple(planes_of(values) for _, values in _single(scene).named_tensors())
-    return cuda.Rendering(scene.camera, parameters, scene.gaussians.sh_degree)
+    return gpu.Rendering(_gpu(), RenderInputs(scene.camera, parameters, scene.gaussians.sh_degree, torch.zeros(3)))
 
 
 def test_too_wide_an_image_is_refused(shim: ShimLauncher) -> None:
@@ -228,7 +235,7 @@ def test_too_wide_an_image_is_refused(shim: ShimLauncher) -> None:
 
 
 def test_too_many_parameters_are_refused(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "MOST_ELEMENTS", 100 * 24 - 1)  # of 100 Gaussians with 8 coefficients above degree 0
+    monkeypatch.setattr(gpu, "MOST_ELEMENTS", 100 * 24 - 1)  # of 100 Gaussians with 8 coefficients above degree 0
     with pytest.raises(UserError, match="100 Gaussians are more"):
         _rendering(example("33x47, degree 2"))
     shim.launches.append("none needed")
@@ -254,9 +261,9 @@ def test_loss_agrees_with_the_cpu(shim: ShimLauncher, size: tuple[int, int], mas
     mask = torch.rand(size, generator=generator) > 0.3 if masked else None
     rendered = torch.rand(3, *size, generator=generator)
     results = []
-    for on_gpu in (True, False):
+    for backend in (_gpu(), CpuBackend()):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuda, "runs_on", lambda device, answer=on_gpu: answer)
+            patch.setitem(IN_USE, CPU, backend)
             image = rendered.clone().requires_grad_()
             loss = photometric_loss(image, target, mask)
             (3 * loss).backward()  # type: ignore[no-untyped-call]
@@ -283,8 +290,8 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
     start = [torch.randn(3, 1500, generator=generator).T, torch.randn(7, generator=generator), torch.zeros(4, 0, 3)]
     gradients = [1e-8 * torch.randn(3, 1500, generator=generator).T, torch.randn(7, generator=generator), start[2]]
     results = []
-    for on_gpu in (True, False):
-        monkeypatch.setattr(cuda, "runs_on", lambda device, answer=on_gpu: answer)
+    for backend in (_gpu(), CpuBackend()):
+        monkeypatch.setitem(IN_USE, CPU, backend)
         values = [tensor.clone(memory_format=torch.preserve_format) for tensor in start]
         moments = [(torch.zeros_like(tensor), torch.zeros_like(tensor)) for tensor in values]
         for step in range(1, 4):
@@ -384,7 +391,7 @@ def _trained(scene: Scene, until: int) -> dict[str, Tensor]:
 def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = _trained(scene, 2)  # later, Adam has turned rounding of tiny gradients into whole steps
     assert {"project", "blend", "loss_maps", "loss_gradient", "blend_backward_screen", "adam"} <= set(shim.launches)
-    monkeypatch.setattr(cuda, "runs_on", lambda device: False)
+    monkeypatch.setitem(IN_USE, CPU, CpuBackend())
     for name, expected in _trained(scene, 2).items():
         far = (ours[name] - expected).abs() > 1e-4 * expected.abs().max()
         assert far.double().mean() < 0.01, f"{name}: {int(far.sum())} of {far.numel()} entries differ"
@@ -404,12 +411,13 @@ def test_a_checkpoint_goes_on_on_the_other_device(
     shim: ShimLauncher, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_on_gpu: bool
 ) -> None:
     config = _config(model_path=tmp_path)
-    monkeypatch.setattr(cuda, "runs_on", lambda device: first_on_gpu)
+    backends = (_gpu(), CpuBackend())
+    monkeypatch.setitem(IN_USE, CPU, backends[not first_on_gpu])
     state = TrainState.begin(config, scene)
     before = _advance(Trainer(config, scene), state, 20)
     run = RunFolder.create(tmp_path, config)
     run.save_checkpoint(state.state_dict(), 20)
-    monkeypatch.setattr(cuda, "runs_on", lambda device: not first_on_gpu)
+    monkeypatch.setitem(IN_USE, CPU, backends[first_on_gpu])
     resumed = TrainState.from_state_dict(read_checkpoint(run.checkpoint_path(20)), config, scene)
     for name, values in resumed.population.gaussians.named_tensors():
         assert torch.equal(values, before[name])
@@ -446,7 +454,9 @@ def test_a_steady_iteration_reads_one_number(shim: ShimLauncher, scene: Scene, m
 
 
 def test_the_device_of_the_tensors_decides() -> None:
-    gaussians = _single(example("1x1"))
-    assert gaussian_renderer._backend(gaussians) is cpu.Rendering
-    elsewhere = Gaussians(*(values.to("meta") for _, values in gaussians.named_tensors()))
-    assert not cuda.runs_on(elsewhere.means.device) and cuda.runs_on(torch.device("cuda", 1))
+    assert isinstance(backend_of(CPU), CpuBackend)
+    second = backend_of(torch.device("cuda", 1))
+    assert isinstance(second, GpuBackend) and second.device == torch.device("cuda", 1)
+    assert backend_of(torch.device("cuda", 1)) is second
+    with pytest.raises(ValueError, match="tensors on meta cannot be rendered"):
+        backend_of(torch.device("meta"))

@@ -214,8 +214,9 @@ def test_gradients_are_added_to(shim: ShimLauncher) -> None:
     image, alpha, _ = stages.blend(scene.background.float())
     stages.blend_backward(image, alpha, scene.image_weights.float(), None)
     fresh, added = stages.empty_gradients(), stages.empty_gradients(7.0)
-    absolute = stages.project_backward(fresh)
-    assert torch.equal(stages.project_backward(added), absolute), "abs_mean2d is written, not added to"
+    screen = stages.project_backward(fresh)
+    for first, second in zip(screen, stages.project_backward(added), strict=True):
+        assert first.any() and torch.equal(first, second), "screen gradients are written, not added to"
     for name, values in fresh.items():
         torch.testing.assert_close(added[name], values + 7.0, rtol=1e-6, atol=1e-5)
     undrawn = stages.tile_counts == 0
@@ -244,12 +245,13 @@ def test_without_screen_gradients_all_others_keep_their_bits(name: str, shim: Sh
         stages.blend_backward(image, alpha, scene.image_weights.float(), scene.alpha_weights.float(), screen=screen)
         gradients = stages.empty_gradients()
         found.append((stages.packets, gradients, stages.project_backward(gradients)))
-    (packets, gradients, absolute), (plain_packets, plain_gradients, no_absolute) = found
+    (packets, gradients, (absolute, signed)), (plain_packets, plain_gradients, (no_absolute, plain_signed)) = found
     others = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
     assert torch.equal(packets[:, others], plain_packets[:, others])
     assert all(torch.equal(values, plain_gradients[name]) for name, values in gradients.items())
     assert not plain_packets[:, [6, 7]].any() and not no_absolute.any()
     assert absolute.any() == bool(packets.any())
+    assert torch.equal(signed, plain_signed)
 
 
 def test_optional_outputs_may_be_left_out(shim: ShimLauncher) -> None:
@@ -258,7 +260,7 @@ def test_optional_outputs_may_be_left_out(shim: ShimLauncher) -> None:
     stages.blend_backward(image, alpha, scene.image_weights.float(), None)
     gradients, others = stages.empty_gradients(), stages.empty_gradients()
     stages.project_backward(gradients)
-    omitted = OmitLast(shim, {"project": 36, "blend": 7, "project_backward": 41})
+    omitted = Omit(shim, {"project": (36,), "blend": (7,), "project_backward": (41, 42)})
     again = Stages(omitted, stages.camera, stages.gaussians, stages.sh_degree)
     again.project()
     again.list_instances()
@@ -269,16 +271,17 @@ def test_optional_outputs_may_be_left_out(shim: ShimLauncher) -> None:
         assert torch.equal(values, others[name])
 
 
-class OmitLast(ShimLauncher):
-    """Passes None for the last argument of some kernels."""
+class Omit(ShimLauncher):
+    """Passes None for the last arguments of some kernels."""
 
-    def __init__(self, launcher: ShimLauncher, positions: dict[str, int]) -> None:
+    def __init__(self, launcher: ShimLauncher, positions: dict[str, tuple[int, ...]]) -> None:
         self._launcher, self._positions = launcher, positions
 
     def launch(self, name: str, grid: object, block: object, arguments: object) -> None:
         given = list(arguments)  # type: ignore[call-overload]
-        if (position := self._positions.get(name)) is not None:
-            assert position == len(given) - 1
+        positions = self._positions.get(name, ())
+        assert positions == tuple(range(len(given) - len(positions), len(given)))
+        for position in positions:
             given[position] = None
         self._launcher.launch(name, grid, block, given)  # type: ignore[arg-type]
 

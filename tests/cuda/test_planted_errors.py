@@ -47,6 +47,8 @@ WRONG_RESULTS = [
         "deep opaque stack",
     ),
     Plant("project_backward.cu", "0.5f * sum[9]", "sum[9]"),
+    Plant("project_backward.cu", "sum[5] * (-0.5f * float(height))", "sum[5] * (-0.5f * float(width))"),
+    Plant("project_backward.cu", "sum[4] * (-0.5f", "sum[4] * (0.5f"),
     Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
 ]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gns.errors import UserError
-from gns.gaussian_renderer import devices
+from gns.gaussian_renderer.backends import gpu
 from gns.gaussian_renderer.devices import described, pick_device
 
 
@@ -39,7 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: found.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
     monkeypatch.setattr(torch.cuda, "set_device", make_current)
-    monkeypatch.setattr(devices, "missing_parts", lambda: found.missing)
+    monkeypatch.setattr(gpu, "missing_parts", lambda: found.missing)
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     return found
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-from gns.gaussian_renderer import reference, render, set_threads
+from gns.gaussian_renderer import ScreenGradients, reference, render, set_threads
 from gns.losses.photometric import photometric_loss
 from gns.scene import Gaussians
+from gns.scene.gaussians import GROUPS
 from gns.testing.comparison import (
     Backend,
     Renderer,
@@ -28,8 +29,6 @@ from gns.testing.comparison import (
 from gns.testing.examples import Example, converted, gaussians_seen, joined, rows, smooth_example
 from gns.testing.reference_loss import reference_photometric_loss
 from gns.utils.workspace import Workspace
-
-GROUPS = ["means", "log_scales", "quats", "opacity_logits", "sh_dc", "sh_rest"]
 
 
 def differentiated(scene: Example, gaussians: Gaussians, *, accumulate: bool = False) -> tuple[Tensor, Tensor]:
@@ -88,7 +87,7 @@ def test_gradients_through_the_photometric_loss_agree(masked: bool, backend: Bac
 # ---- planted errors: the comparison must be able to fail -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", [*GROUPS, "abs_grad"])
+@pytest.mark.parametrize("group", [*GROUPS, "abs_grad", "signed_grad"])
 def test_gradient_comparison_fails_on_one_entry_off_by_one_percent(group: str, backend: Backend) -> None:
     name = "33x47, degree 2"
     gradients = evaluate(render, example(name), backend.dtype, outside_band(name)).gradients
@@ -116,7 +115,7 @@ def missing(gradient: Tensor) -> Tensor:
     return torch.zeros_like(gradient)
 
 
-@pytest.mark.parametrize("group", [*GROUPS, "abs_grad"])
+@pytest.mark.parametrize("group", [*GROUPS, "abs_grad", "signed_grad"])
 @pytest.mark.parametrize("plant", [swap_columns, next_gaussian, negated, missing])
 def test_gradient_comparison_fails_on_mixed_up_entries(plant: Callable[[Tensor], Tensor], group: str) -> None:
     expected = judgement("33x47, degree 2").gradients
@@ -229,13 +228,26 @@ def test_screen_gradient_is_zero_before_backward(backend: Backend) -> None:
 def test_screen_gradients_can_be_left_out(backend: Backend) -> None:
     scene = example("130x70, degree 3")
     background = scene.background.to(backend.dtype)
-    with_, without = (trainable(scene.gaussians, backend.dtype) for _ in range(2))
-    torch.autograd.backward(render(scene.camera, with_, background).image.square().sum())
-    output = render(scene.camera, without, background, screen_gradients=False)
-    torch.autograd.backward(output.image.square().sum())
-    assert output.abs_grad.shape == (0, 2)
-    for name, gradient in gradients_of(with_).items():
-        assert torch.equal(gradients_of(without)[name], gradient), name
+    absolute, signed = ScreenGradients(absolute=True), ScreenGradients(signed=True)
+    found = []
+    for asked in (absolute | signed, absolute, signed, ScreenGradients()):
+        gaussians = trainable(scene.gaussians, backend.dtype)
+        output = render(scene.camera, gaussians, background, screen_gradients=asked)
+        torch.autograd.backward(output.image.square().sum())
+        found.append((asked, output, gradients_of(gaussians)))
+    _, everything, gradients = found[0]
+    assert everything.abs_grad.any() and everything.signed_grad.any()
+    for asked, output, others in found[1:]:
+        assert torch.equal(output.abs_grad, everything.abs_grad if asked.absolute else torch.empty(0, 2))
+        assert torch.equal(output.signed_grad, everything.signed_grad if asked.signed else torch.empty(0, 2))
+        for name, gradient in gradients.items():
+            assert torch.equal(others[name], gradient), name
+
+
+def test_screen_gradients_are_asked_for_together() -> None:
+    absolute, signed = ScreenGradients(absolute=True), ScreenGradients(signed=True)
+    assert absolute | signed == ScreenGradients(absolute=True, signed=True)
+    assert absolute | absolute == absolute and absolute and signed and not ScreenGradients()
 
 
 def test_a_workspace_is_used_again_and_changes_nothing(backend: Backend) -> None:

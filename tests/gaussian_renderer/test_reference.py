@@ -17,7 +17,7 @@ from gns.gaussian_renderer import reference
 from gns.gaussian_renderer.reference import render
 from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import SH_C0
-from gns.testing.comparison import Outcome, evaluate, example, judgement, outside_band, trainable
+from gns.testing.comparison import BOTH, Outcome, evaluate, example, judgement, outside_band, trainable
 from gns.testing.examples import (
     EXAMPLES,
     Example,
@@ -305,7 +305,7 @@ def test_the_cap_passes_the_gradient_as_if_absent() -> None:
     assert gaussians.opacity_logits.grad.item() == pytest.approx(0.75 * 0.999 * 0.001)
 
 
-def test_abs_grad_is_the_sum_of_absolute_pixel_gradients() -> None:
+def test_screen_gradients_are_the_sums_of_pixel_gradients() -> None:
     camera, gaussians = plain_camera(), ball((0.05, -0.07, 2.0))
     weights = torch.randn(3, 7, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -316,11 +316,13 @@ def test_abs_grad_is_the_sum_of_absolute_pixel_gradients() -> None:
     step = 1e-5
     by_u = (pixel_losses(step, 0) - pixel_losses(-step, 0)) / (2 * step)
     by_v = (pixel_losses(0, step) - pixel_losses(0, -step)) / (2 * step)
-    output = render(camera, trainable(gaussians, torch.float64), BLACK)
-    assert not output.abs_grad.any()
+    output = render(camera, trainable(gaussians, torch.float64), BLACK, screen_gradients=BOTH)
+    assert not output.abs_grad.any() and not output.signed_grad.any()
     torch.autograd.backward((output.image * weights).sum())
     expected = [by_u.abs().sum().item() * 4.5, by_v.abs().sum().item() * 3.5]
     assert output.abs_grad[0].tolist() == pytest.approx(expected, rel=1e-7)
+    expected = [by_u.sum().item() * 4.5, by_v.sum().item() * 3.5]
+    assert output.signed_grad[0].tolist() == pytest.approx(expected, rel=1e-7)
 
 
 def test_active_degree_ignores_higher_coefficients() -> None:

@@ -65,11 +65,11 @@ int main(int, char** argv) {
   kernels.blend(frame, background, image.data(), alpha.data(), edges.data(), importance.data());
   const double loss =
       kernels.photometric_loss(width, height, image.data(), photo.data(), nullptr, gradient.data());
-  std::vector<float> abs_mean2d(2 * n);
+  std::vector<float> abs_mean2d(2 * n), mean2d(2 * n);
   kernels.blend_backward(frame, image.data(), gradient.data(), nullptr, true);
   kernels.project_backward(frame, raw, {gradients[0].data(), gradients[1].data(), gradients[2].data(),
                                         gradients[3].data(), gradients[4].data(), gradients[5].data(),
-                                        abs_mean2d.data()});
+                                        abs_mean2d.data(), mean2d.data()});
   // One step of Adam on the means, with the gradients as they are.
   std::vector<float> stepped = parameters[0], spent = gradients[0], first(3 * n), second(3 * n);
   const AdamTensor tensor = {stepped.data(), spent.data(), first.data(), second.data(), size_t(3 * n), 0.9, 0.999,
@@ -83,6 +83,7 @@ int main(int, char** argv) {
   write(out, {float(loss)});
   for (const auto& values : gradients) write(out, values);
   write(out, abs_mean2d);
+  write(out, mean2d);
   write(out, stepped);
   return std::fclose(out);
 }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gns.gaussian_renderer import reference
 from gns.scene import Camera, Gaussians
+from gns.testing.comparison import BOTH
 from gns.testing.examples import camera_at, gaussians_seen
 from gns.testing.reference_loss import reference_photometric_loss
 
@@ -33,6 +34,7 @@ FLAGS = (
     "-fno-trapping-math",
     "-Wno-psabi",
     "-DGNS_ISA=baseline",
+    "-DGNS_COUNTERS",
 )
 BACKGROUND = torch.tensor([0.2, 0.4, 0.6], dtype=torch.float64)  # as in harness.cpp
 
@@ -67,7 +69,9 @@ def _problem() -> Problem:
 def _expected(problem: Problem) -> dict[str, Tensor]:
     """The reference's answer, in the order in which the harness writes."""
     leaves = Gaussians(*(values.clone().requires_grad_() for _, values in problem.gaussians.named_tensors()))
-    output = reference.render(problem.camera, leaves, BACKGROUND, edges=problem.photo[..., 0] / 255.0)
+    output = reference.render(
+        problem.camera, leaves, BACKGROUND, edges=problem.photo[..., 0] / 255.0, screen_gradients=BOTH
+    )
     # A pixel next to a cut-off may fall on either side of it: it must not decide. None does in this scene.
     assert reference.near_cutoff(problem.camera, problem.gaussians).sum() <= 2
     loss = reference_photometric_loss(output.image, problem.photo)
@@ -84,6 +88,7 @@ def _expected(problem: Problem) -> dict[str, Tensor]:
             if gradient is not None
         },
         "abs_grad": output.abs_grad.movedim(0, -1),
+        "signed_grad": output.signed_grad.movedim(0, -1),
         # One step of Adam moves every coordinate that has a gradient by the rate.
         "stepped": leaves.means.detach().T - 0.01 * torch.sign(_planes(gradients["means"])),
     }

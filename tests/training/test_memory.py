@@ -10,13 +10,15 @@ import torch
 
 from gns.arguments import TrainConfig
 from gns.errors import UserError
-from gns.gaussian_renderer.backends import gpu as cuda
+from gns.gaussian_renderer.backends import backend_of
 from gns.model.population import Population
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.training import loop as training
 from gns.training import memory as gpu_memory
 from gns.training.loop import train
 from gns.training.memory import Uploads, photo_bytes, shortage_explained, training_bytes, views_on
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def _views(count: int = 6, masked: bool = True) -> list[View]:
@@ -31,7 +33,7 @@ def _views(count: int = 6, masked: bool = True) -> list[View]:
 
 
 def test_large_models_fit_small_cards() -> None:
-    needed = training_bytes(1_800_000, 3, 1_600_000)
+    needed = training_bytes(1_800_000, 3, 1_600_000, GPU)
     assert 3.2e9 < needed < 3.5e9  # the docstring's 3.3 GB, under the 4 GB that a 6 GB card leaves
 
 
@@ -46,9 +48,11 @@ def test_the_estimate_counts_every_row() -> None:
     tensors += [state["gradient_sum"], state["visits"]]
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     largest, parameters = 4 * 45 * count, 4 * 59 * count
-    rendering = cuda.rendering_bytes(count, 3 * count, 500)
-    assert training_bytes(count, 3, 500) == held + parameters + largest + rendering
-    assert training_bytes(count, 0, 500) < training_bytes(count, 1, 500) < training_bytes(count, 3, 500)
+    for device in (CPU, GPU):
+        rendering = backend_of(device).rendering_bytes(count, 3 * count, 500)
+        by_degree = [training_bytes(count, degree, 500, device) for degree in (0, 1, 3)]
+        assert by_degree[2] == held + parameters + largest + rendering
+        assert by_degree[0] < by_degree[1] < by_degree[2]
 
 
 def test_photos_are_counted_with_masks_and_edges() -> None:
@@ -108,7 +112,7 @@ def test_training_that_runs_out_of_memory_ends_with_the_sentence(monkeypatch: py
     scene = Scene("tiny", _views(3), [], points, 1.0, (0.0, 0.0, 0.0))
     config = TrainConfig(source_path=Path("none"), model_path=Path("none"), final_budget=200, quiet=True)
     monkeypatch.setattr(training.Trainer, "advance", exhausted)
-    with pytest.raises(UserError, match=f"600 need {training_bytes(600, 3, 12 * 10)}"):
+    with pytest.raises(UserError, match=f"600 need {training_bytes(600, 3, 12 * 10, CPU)}"):
         train(config, scene)
     # Nor is a checkpoint blamed that finds no room.
     monkeypatch.setattr(Population, "from_state_dict", exhausted)

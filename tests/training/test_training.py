@@ -21,7 +21,7 @@ from gns.cli import run
 from gns.cli import train as train_command
 from gns.errors import UserError
 from gns.gaussian_renderer import render
-from gns.gaussian_renderer.backends.cpu import new_rendering
+from gns.gaussian_renderer.backends import backend_of
 from gns.losses.photometric import photometric_loss
 from gns.model.population import Population
 from gns.rules.calendar import SCHEDULES, STANDARD, StepPeriod
@@ -221,10 +221,11 @@ def test_a_steady_iteration_allocates_nothing_of_size(iteration: int, scene: Sce
 def test_the_renderer_lets_go_of_its_buffers_after_the_contest(scene: Scene) -> None:
     config = _config()
     trainer, state = Trainer(config, scene), TrainState.begin(config, scene)
+    backend = backend_of(torch.device("cpu"))
     while state.selection.settled is None:
-        assert not state.iteration or new_rendering(torch.float32).bytes > 0
+        assert not state.iteration or backend.kept_bytes() > 0
         trainer.advance(state)
-    assert new_rendering(torch.float32).bytes == 0
+    assert backend.kept_bytes() == 0
 
 
 def test_the_second_fast_round_starts_afresh(scene: Scene) -> None:

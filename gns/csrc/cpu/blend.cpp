@@ -182,6 +182,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   }
 }
 
+#if defined(GNS_COUNTERS)
 // How many (pixel, Gaussian) pairs contribute in one tile: what the blending loops' time is measured against.
 template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
   using V = Vec<T>;
@@ -205,6 +206,7 @@ template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
   }
   return pairs;
 }
+#endif
 
 // Leaves the packet of every instance of one tile.
 template <class T, bool kAbsolute>
@@ -308,15 +310,18 @@ void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, co
   });
 }
 
+#if defined(GNS_COUNTERS)
 template <class T> size_t count_pairs(const Frame<T>& frame) {
   size_t pairs = 0;
   for (int tile = 0; tile < frame.tiles_x * frame.tiles_y; ++tile) pairs += count_tile_pairs(frame, tile);
   return pairs;
 }
+template size_t count_pairs<float>(const Frame<float>&);
+template size_t count_pairs<double>(const Frame<double>&);
+#endif
 
 #define GNS_INSTANTIATE(T)                                                              \
   template void blend<T>(Frame<T>&, const T*, T*, T*, const T*, T*);                    \
-  template size_t count_pairs<T>(const Frame<T>&);                                      \
   template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*, bool);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)

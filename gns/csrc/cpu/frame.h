@@ -110,10 +110,12 @@ template <class T> struct Parameters {
   const T* sh_dc;       // [1·3][N]
   const T* sh_rest;     // [K·3][N]
 };
-// Gradients in the same layout; added to.
+// Gradients in the same layout; added to. Those by the mean on the screen are in units of half the image, W/2 and H/2,
+// each [2][N] or null; written, not added to.
 template <class T> struct Gradients {
   T *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
-  T* abs_mean2d;  // [2][N], or null; written, not added to
+  T* abs_mean2d;  // sum over pixels of the absolute gradient
+  T* mean2d;      // sum over pixels, which is the gradient itself
 };
 
 template <class T> struct Frame {
@@ -163,18 +165,22 @@ template <class T> struct Kernels {
   // image [3][H][W] or null, alpha [H][W] or null, edges [H][W] or null with scores [N]
   void (*blend)(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
   void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
-  size_t (*count_pairs)(const Frame<T>&);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask,
                              T* gradient);
+#if defined(GNS_COUNTERS)
+  size_t (*count_pairs)(const Frame<T>&);
+#endif
 };
 struct InstructionSet {
   const char* name;
-  int lanes;
   Kernels<float> single;
   Kernels<double> twofold;
   void (*adam)(const AdamTensor*, int tensors);
+#if defined(GNS_COUNTERS)
+  int lanes;
   double (*multiply_adds)(int64_t rounds);
+#endif
 };
 
 template <class T> void sort_by_depth(Frame<T>& frame);

@@ -8,6 +8,7 @@
 
 namespace gns::GNS_ISA {
 
+#if defined(GNS_COUNTERS)
 // The machine's ceiling, for benchmarks: every thread does `rounds` times twelve independent fused multiply-adds a lane.
 // Returns the number of them in all.
 double multiply_adds(int64_t rounds) {
@@ -28,13 +29,21 @@ double multiply_adds(int64_t rounds) {
   });
   return double(rounds) * kChains * V::width * threads;
 }
+#endif
 
 template <class T> constexpr Kernels<T> kKernels = {
-    project<T>, list_instances<T>, blend<T>, blend_backward<T>, count_pairs<T>, project_backward<T>,
-    photometric_loss<T>};
+    project<T>, list_instances<T>, blend<T>, blend_backward<T>, project_backward<T>, photometric_loss<T>,
+#if defined(GNS_COUNTERS)
+    count_pairs<T>,
+#endif
+};
 
 extern const InstructionSet kInstructionSet;
-const InstructionSet kInstructionSet = {GNS_STRING(GNS_ISA), Vec<float>::width, kKernels<float>, kKernels<double>,
-                                        adam, multiply_adds};
+const InstructionSet kInstructionSet = {
+    GNS_STRING(GNS_ISA), kKernels<float>, kKernels<double>, adam,
+#if defined(GNS_COUNTERS)
+    Vec<float>::width, multiply_adds,
+#endif
+};
 
 }  // namespace gns::GNS_ISA

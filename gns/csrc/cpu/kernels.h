@@ -11,11 +11,13 @@ template <class T>
 void blend(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
 template <class T>
 void blend_backward(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
-template <class T> size_t count_pairs(const Frame<T>&);
 template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
 template <class T>
 double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient);
 void adam(const AdamTensor*, int tensors);
+#if defined(GNS_COUNTERS)
+template <class T> size_t count_pairs(const Frame<T>&);
 double multiply_adds(int64_t rounds);
+#endif
 
 }  // namespace gns::GNS_ISA

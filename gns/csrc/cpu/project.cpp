@@ -177,6 +177,10 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
         store_first(V::load(sums[6]) * V(scale_x), out.abs_mean2d + i, lanes);
         store_first(V::load(sums[7]) * V(scale_y), out.abs_mean2d + n + i, lanes);
       }
+      if (out.mean2d) {
+        store_first(V::load(sums[4]) * V(-scale_x), out.mean2d + i, lanes);
+        store_first(V::load(sums[5]) * V(-scale_y), out.mean2d + n + i, lanes);
+      }
       if (!any_drawn) continue;
 
       // Lanes that are not drawn may hold anything, NaN included: none of it may reach the gradients.

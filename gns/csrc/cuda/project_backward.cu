@@ -8,7 +8,6 @@ constexpr int kSummedAlone = 32;  // a thread sums this many packets by itself; 
 // Gradients in the layout of the parameters; added to.
 struct Gradients {
   float *means, *log_scales, *quats, *opacity_logits, *sh_dc, *sh_rest;
-  float* abs_mean2d;  // [2][N], or null; written, not added to
 };
 
 GNS_DEVICE void add_packet(float (&sum)[kPacket], const float4* packet) {
@@ -118,7 +117,8 @@ extern "C" __global__ void __launch_bounds__(128, 6)
                      const float4* __restrict__ packets, float* __restrict__ means_gradient,
                      float* __restrict__ log_scales_gradient, float* __restrict__ quats_gradient,
                      float* __restrict__ opacity_logits_gradient, float* __restrict__ sh_dc_gradient,
-                     float* __restrict__ sh_rest_gradient, float* __restrict__ abs_mean2d) {
+                     float* __restrict__ sh_rest_gradient, float* __restrict__ abs_mean2d,
+                     float* __restrict__ mean2d) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   const bool exists = i < count;
   const int tiles = exists ? tile_counts[i] : 0;
@@ -129,9 +129,13 @@ extern "C" __global__ void __launch_bounds__(128, 6)
     abs_mean2d[i] = sum[6] * (0.5f * float(width));
     abs_mean2d[size_t(count) + i] = sum[7] * (0.5f * float(height));
   }
+  if (mean2d) {
+    mean2d[i] = sum[4] * (-0.5f * float(width));
+    mean2d[size_t(count) + i] = sum[5] * (-0.5f * float(height));
+  }
   if (!tiles) return;
   const gns::Parameters in = {count, sh_degree, means, log_scales, quats, opacity_logits, sh_dc, sh_rest};
-  const gns::Gradients out = {means_gradient, log_scales_gradient, quats_gradient, opacity_logits_gradient,
-                              sh_dc_gradient, sh_rest_gradient,    abs_mean2d};
+  const gns::Gradients out = {means_gradient,          log_scales_gradient, quats_gradient,
+                              opacity_logits_gradient, sh_dc_gradient,      sh_rest_gradient};
   gns::project_one_backward(GNS_CAMERA, in, out, splats[size_t(i) * gns::kSplat + 2], sum, i);
 }

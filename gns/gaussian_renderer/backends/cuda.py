@@ -1,4 +1,4 @@
-"""CUDA sources compiled at first use by NVRTC, kept on disk, and launched on torch's current stream.
+"""The launcher: CUDA sources compiled at first use by NVRTC, kept on disk, launched on torch's current stream.
 
 No CUDA toolkit and no host compiler: NVRTC comes with torch's CUDA wheels, and NVIDIA's cuda-core talks to it and to
 the driver. Compiling needs no GPU.
@@ -12,6 +12,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from gns.errors import UserError
+from gns.gaussian_renderer.backends import kernel_table
+from gns.gaussian_renderer.backends.kernel_table import Launchable
 from gns.utils.atomic_files import write_bytes
 
 OLDEST_CAPABILITY = (7, 5)  # Turing: the oldest architecture that current compilers make code for
 
-Argument = Tensor | int | float | None
 Size = tuple[int, int, int]
 
 _INSTALL = "run pip install 'gns[cuda]' (with torch for CUDA 12: pip install 'cuda-core[cu12]'), or use --device cpu"
@@ -33,7 +35,7 @@ _INSTALL = "run pip install 'gns[cuda]' (with torch for CUDA 12: pip install 'cu
 class Launcher(Protocol):
     """Whatever runs kernels by name: the GPU, or a stand-in for it in tests."""
 
-    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Argument]) -> None:
+    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Launchable]) -> None:
         """Start kernel `name` on `grid` blocks of `block` threads.
 
         A tensor is passed as a pointer to its first element and must be contiguous, an int as int32, a float as
@@ -166,14 +168,14 @@ class NvrtcLauncher:
         """Make the GPU's context current in this thread: autograd's threads may start without one."""
         self._device(self.device.index).set_current()
 
-    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Argument]) -> None:
+    def launch(self, name: str, grid: Size, block: Size, args: Sequence[Launchable]) -> None:
         """See `Launcher.launch`. Does not wait for the kernel."""
         self._enter()
         stream = _TorchStream(torch.cuda.current_stream(self.device).cuda_stream)
         converted = [self._converted(name, argument) for argument in args]
         self._launch(stream, self._config(grid=grid, block=block), self._kernels[name], *converted)
 
-    def _converted(self, name: str, argument: Argument) -> Any:
+    def _converted(self, name: str, argument: Launchable) -> Any:
         """An argument as cuda-core takes it; it reads a plain int as a pointer."""
         if isinstance(argument, float):  # first, because most are
             return np.float32(argument)
@@ -199,3 +201,26 @@ class _TorchStream:
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self._handle
+
+
+class Kernels:
+    """The kernels of `kernel_table` on one device."""
+
+    def __init__(self, device: torch.device, launcher: Launcher | None = None) -> None:
+        """`launcher` runs them; by default they are compiled for `device` when the first is launched."""
+        self._device = device
+        if launcher is not None:
+            self.launcher = launcher
+
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What runs the kernels. Raises UserError where they cannot be compiled, see `NvrtcLauncher`."""
+        sources = {name: kernel_table.SOURCE_FOLDER / kernel.source for name, kernel in kernel_table.KERNELS.items()}
+        return NvrtcLauncher(sources, kernel_table.COMPILE_OPTIONS, kernel_table.INCLUDE_FOLDERS, self._device)
+
+    def launch(self, name: str, grid: Sequence[int], *arguments: Launchable) -> None:
+        """Run kernel `name` on torch's current stream, in the blocks of its table; an empty grid is nothing to do."""
+        blocks_x, blocks_y, blocks_z = (*grid, 1, 1)[:3]
+        if blocks_x and blocks_y and blocks_z:
+            block = kernel_table.KERNELS[name].block
+            self.launcher.launch(name, (blocks_x, blocks_y, blocks_z), block, arguments)

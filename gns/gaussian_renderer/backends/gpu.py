@@ -1,4 +1,4 @@
-"""The renderer on an NVIDIA GPU: kernels compiled at first use (gns/csrc/cuda), with torch's sorts between them.
+"""The backend on an NVIDIA GPU: the order in which kernels (gns/csrc/cuda) and torch's sorts follow each other.
 
 A rendering is, forward, project; sort by depth; count and emit the tile instances; sort those by tile; blend. Backward
 it is blend_backward and project_backward. All run in order on torch's current stream. Equal input gives equal bits:
@@ -22,18 +22,25 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from gns.errors import UserError
-from gns.gaussian_renderer.autograd import Planes
-from gns.gaussian_renderer.backends import kernel_table as kernels
-from gns.gaussian_renderer.backends.cuda import Argument, Launcher, NvrtcLauncher
+from gns.gaussian_renderer.backends import kernel_table as table
+from gns.gaussian_renderer.backends.cuda import OLDEST_CAPABILITY, Kernels, Launcher, missing_parts
 from gns.gaussian_renderer.backends.forecast import SLACK, Forecast
-from gns.scene.camera import Camera
+from gns.gaussian_renderer.backends.kernel_table import Launchable
+from gns.gaussian_renderer.backends.protocol import (
+    AdamGroup,
+    LossBackward,
+    Planes,
+    RenderGradients,
+    RenderInputs,
+    RenderTargets,
+)
 from gns.utils.readback import Readback
 from gns.utils.workspace import SPARE, Workspace
 
@@ -46,29 +53,106 @@ BYTES_AN_INSTANCE = 48
 BYTES_A_SLOT = 14 + 30
 BYTES_A_PIXEL = 16 + 48
 
-
-def runs_on(device: torch.device) -> bool:
-    """Whether tensors on `device` are this backend's."""
-    return device.type == "cuda"
-
-
-@cache
-def launcher(device: torch.device) -> Launcher:
-    """What runs kernels on `device`; compiles them when it is first asked for. Raises UserError where it cannot."""
-    sources = {name: kernels.SOURCE_FOLDER / kernel.source for name, kernel in kernels.KERNELS.items()}
-    return NvrtcLauncher(sources, kernels.COMPILE_OPTIONS, kernels.INCLUDE_FOLDERS, device)
-
-
-def launch(name: str, device: torch.device, grid: Sequence[int], *arguments: Argument) -> None:
-    """Run a kernel of `cuda_kernels.KERNELS` on torch's current stream; a grid without blocks is nothing to do."""
-    blocks_x, blocks_y, blocks_z = (*grid, 1, 1)[:3]
-    if blocks_x and blocks_y and blocks_z:
-        launcher(device).launch(name, (blocks_x, blocks_y, blocks_z), kernels.KERNELS[name].block, arguments)
+_NO_TENSOR: tuple[Launchable, ...] = (0, None, None, None, None, 0.0, 0.0)  # of `adam`
 
 
 def blocks_of(items: int, size: int) -> int:
     """How many blocks of `size` cover `items`."""
     return -(-items // size)
+
+
+class GpuBackend:
+    """See `gns.gaussian_renderer.backends.protocol.Backend`. float32."""
+
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+
+    def __init__(
+        self, device: torch.device, launcher: Launcher | None = None, forecast: Forecast | None = None
+    ) -> None:
+        """Nothing is asked of the GPU yet. `launcher` runs the kernels; by default they are compiled for `device`."""
+        self.device = device
+        self.kernels = Kernels(device, launcher)
+        self.forecast = forecast or Forecast()
+        self.idle: list[_Space] = []  # those that no rendering uses at the moment
+
+    @property
+    def description(self) -> str:
+        """See `Backend.description`."""
+        return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+
+    def what_is_missing(self) -> str | None:
+        """See `Backend.what_is_missing`: a GPU that is young enough, and what compiles the kernels for it."""
+        capability = torch.cuda.get_device_capability(self.device)
+        if capability < OLDEST_CAPABILITY:
+            return (
+                f"it is {torch.cuda.get_device_name(self.device)} with compute capability {_version(capability)}: the "
+                f"CUDA renderer needs {_version(OLDEST_CAPABILITY)} or newer; use --device cpu"
+            )
+        return missing_parts()
+
+    def render(self, inputs: RenderInputs, targets: RenderTargets) -> Rendering:
+        """See `Backend.render`."""
+        rendering = Rendering(self, inputs)
+        rendering.forward(targets)
+        return rendering
+
+    def photometric_loss(
+        self, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace, *, differentiable: bool
+    ) -> tuple[Tensor, LossBackward]:
+        """See `Backend.photometric_loss`.
+
+        Maps of derivatives come first; the way back blurs them to the gradient, and scales it without the host's
+        knowing the scale.
+        """
+        channels, height, width = image.shape
+        grid = (blocks_of(width, LOSS_TILE), blocks_of(height, LOSS_TILE), channels)
+        pictures = (width, height, image, target, None if mask is None else mask.view(torch.uint8))
+        maps = workspace.take("loss_maps", (3, *image.shape)) if differentiable else None
+        partial, loss = workspace.take("loss_partial", (math.prod(grid), 2)), image.new_empty(1)
+        self.kernels.launch("loss_maps", grid, *pictures, maps, partial)
+        self.kernels.launch("loss_sum", (1,), width, height, partial, loss)
+
+        def backward(scale: Tensor) -> Tensor:
+            gradient = workspace.take("image_gradient", image.shape)
+            self.kernels.launch("loss_gradient", grid, *pictures, maps, scale.reshape(1).contiguous(), gradient)
+            return gradient
+
+        return loss[0], backward
+
+    def adam(self, groups: Sequence[AdamGroup], beta1: float, beta2: float, epsilon: float) -> None:
+        """See `Backend.adam`: one launch for as many groups as it takes."""
+        most = table.ADAM_TENSORS
+        if len(groups) > most:
+            self.adam(groups[most:], beta1, beta2, epsilon)
+        tensors: list[Launchable] = []
+        blocks = 0
+        for group in groups[:most]:
+            count = group.tensors.parameter.numel()
+            blocks += blocks_of(count, table.ADAM_PART)
+            tensors += (count, *group.tensors.flat)
+            tensors += (group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step))
+        tensors += (most - len(groups)) * _NO_TENSOR
+        self.kernels.launch("adam", (blocks,), *tensors, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
+
+    def release_memory(self) -> None:
+        """See `Backend.release_memory`."""
+        self.idle.clear()
+        self.forecast.forget()  # or the next renderings would make room for as many instances again
+
+    def kept_bytes(self) -> int:
+        """See `Backend.kept_bytes`."""
+        return sum(space.nbytes for space in self.idle)
+
+    def rendering_bytes(self, gaussians: int, instances: int, pixels: int) -> int:
+        """See `Backend.rendering_bytes`: the table above, and room to spare."""
+        slots = round((1 + SLACK) * instances)
+        a_gaussian, an_instance = gaussians * BYTES_A_GAUSSIAN, instances * BYTES_AN_INSTANCE
+        least = a_gaussian + an_instance + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL
+        return least + least // SPARE
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
 
 
 class _Space(Workspace):
@@ -79,29 +163,16 @@ class _Space(Workspace):
         self.total = Readback(device)
 
 
-# Those that no rendering uses at the moment.
-_idle: dict[torch.device, list[_Space]] = {}
-
-_forecast = Forecast()
-
-
-def release_memory() -> None:
-    """See `gns.gaussian_renderer.release_memory`."""
-    _idle.clear()
-    _forecast.forget()  # or the next renderings would make room for as many instances again
-
-
 class Rendering:
-    """One rendering on a GPU, see `gns.gaussian_renderer.autograd.Rendering`; its stages can be run one by one.
+    """One rendering on a GPU, see `gns.gaussian_renderer.backends.protocol.Rendering`.
 
-    Raises TypeError where the parameters are not float32, UserError where image or instances exceed what the kernels
-    can number.
+    Nothing has run when it is made: `forward` does, or its stages one by one. Raises UserError where image or instances
+    exceed what the kernels can number.
     """
 
-    def __init__(self, camera: Camera, parameters: Planes, sh_degree: int) -> None:
+    def __init__(self, backend: GpuBackend, inputs: RenderInputs) -> None:
+        camera, parameters = inputs.camera, inputs.parameters
         means = parameters[0]
-        if means.dtype != torch.float32:
-            raise TypeError(f"the CUDA renderer computes in float32, not {means.dtype}")
         if max(camera.width, camera.height) > MOST_PIXELS_ACROSS:
             raise UserError(
                 f"view {camera.name} is {camera.width}×{camera.height} pixels: the CUDA renderer takes "
@@ -109,69 +180,52 @@ class Rendering:
             )
         if max(values.numel() for values in parameters) > MOST_ELEMENTS:
             raise UserError(f"{means.shape[-1]:,} Gaussians are more than the CUDA renderer can number: use fewer")
-        self.camera, self.sh_degree = camera, sh_degree
-        self.device, self.count = means.device, means.shape[-1]
-        self.tiles = blocks_of(camera.width, kernels.TILE) * blocks_of(camera.height, kernels.TILE)
+        self.camera, self.sh_degree, self.count = camera, inputs.sh_degree, means.shape[-1]
+        self.tiles = blocks_of(camera.width, table.TILE) * blocks_of(camera.height, table.TILE)
         self.instances = 0  # once they are counted
-        self._parameters = parameters
-        self._camera_arguments = kernels.camera_arguments(camera)
-        idle = _idle.setdefault(self.device, [])
-        self._space = idle.pop() if idle else _Space(self.device)
+        self._backend, self._parameters = backend, parameters
+        self._background, self._edges = inputs.background, inputs.edges
+        self._camera_arguments = table.camera_arguments(camera)
+        self._space = backend.idle.pop() if backend.idle else _Space(means.device)
 
     def __del__(self) -> None:
         if hasattr(self, "_space"):
             # The next to use it queues its work behind that of this rendering, on the same stream.
-            _idle.setdefault(self.device, []).append(self._space)
+            self._backend.idle.append(self._space)
 
-    def forward(
-        self,
-        image: Tensor | None,
-        alpha: Tensor | None,
-        radii: Tensor | None,
-        background: Tensor,
-        edges: Tensor | None,
-        importance: Tensor | None,
-    ) -> None:
+    def forward(self, targets: RenderTargets) -> None:
         """Run the forward stages."""
-        self.project(with_colour=image is not None, radii=radii)
+        self.project(with_colour=targets.image is not None, radii=targets.radii)
         self.sort_by_depth()
-        view = (self.device, self.camera.name, self.camera.width, self.camera.height)
-        foreseen = _forecast.capacity(view, self.count) if self.count else 0
+        forecast = self._backend.forecast
+        view = (self.camera.name, self.camera.width, self.camera.height)
+        foreseen = forecast.capacity(view, self.count) if self.count else 0
         room = self.count_instances() if foreseen is None else min(foreseen, MOST_INSTANCES)
-        self._list_and_blend(room, image, alpha, background, edges)
+        self._list_and_blend(room, targets)
         if foreseen is not None and self.count_instances() > room:
-            self._list_and_blend(self.instances, image, alpha, background, edges)
-        _forecast.learn(view, self.count, self.instances)
-        if importance is not None:
-            self.sum_scores(importance)
+            self._list_and_blend(self.instances, targets)
+        forecast.learn(view, self.count, self.instances)
+        if targets.importance is not None:
+            self.sum_scores(targets.importance)
 
-    def _list_and_blend(
-        self, capacity: int, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None
-    ) -> None:
+    def _list_and_blend(self, capacity: int, targets: RenderTargets) -> None:
         self.emit(capacity)
         self.sort_by_tile()
-        self.blend(image, alpha, background, edges)
+        self.blend(targets.image, targets.alpha, scored=targets.importance is not None)
 
-    def backward(
-        self,
-        image: Tensor,
-        alpha: Tensor,
-        image_gradient: Tensor,
-        alpha_gradient: Tensor | None,
-        gradients: Planes,
-        abs_grad: Tensor | None,
-    ) -> None:
+    def backward(self, image: Tensor, alpha: Tensor, gradients: RenderGradients) -> None:
         """Run the backward stages."""
-        self.blend_backward(image, alpha, image_gradient, alpha_gradient, screen_gradients=abs_grad is not None)
-        self.project_backward(gradients, abs_grad)
+        absolute = gradients.abs_mean2d is not None
+        self.blend_backward(image, alpha, gradients.image, gradients.alpha, absolute=absolute)
+        self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
 
     # The stages, in order
 
     def project(self, *, with_colour: bool, radii: Tensor | None) -> None:
         """Splats, their depths and the number of tiles that each meets."""
         take, n = self._space.take, self.count
-        self.splats = take("splats", (n, kernels.SPLAT))
-        self.footprints = take("footprints", (n, kernels.FOOTPRINT))
+        self.splats = take("splats", (n, table.SPLAT))
+        self.footprints = take("footprints", (n, table.FOOTPRINT))
         self.depth_keys = take("depth_keys", (n,), torch.int32)
         self.tile_counts = take("tile_counts", (n,), torch.int32)
         self._launch_per_gaussian(
@@ -243,23 +297,21 @@ class Rendering:
         self.list = take("list", (room,), torch.int32)
         self.slots = take("slots", (room,), torch.int32)
         name = f"ranges{self._wide}"
-        grid = (blocks_of(room, kernels.KERNELS[name].block[0]),)
-        launch(name, self.device, grid, room, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
+        grid = (blocks_of(room, table.KERNELS[name].block[0]),)
+        self._backend.kernels.launch(name, grid, room, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
 
-    def blend(self, image: Tensor | None, alpha: Tensor | None, background: Tensor, edges: Tensor | None) -> None:
+    def blend(self, image: Tensor | None, alpha: Tensor | None, *, scored: bool) -> None:
         """The picture, the scores of the instances, or both."""
-        size = (self.camera.width, self.camera.height)
-        if edges is None:
-            self._launch_per_tile(
-                "blend", *size, self.tile_ranges, self.list, self.splats, background.float(), image, alpha
-            )
+        size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
+        if not scored:
+            self._launch_per_tile("blend", *size, self.tile_ranges, self.list, self.splats, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
         lists = (self.tile_ranges, self.list, self.slots, self.splats)
         if image is None:
             self._launch_per_tile("score", *size, *lists, edges, self.scores)
         else:
-            self._launch_per_tile("blend_score", *size, *lists, background.float(), edges, image, alpha, self.scores)
+            self._launch_per_tile("blend_score", *size, *lists, background, edges, image, alpha, self.scores)
 
     def sum_scores(self, importance: Tensor) -> None:
         """Each Gaussian's sum of the scores of its instances."""
@@ -272,12 +324,12 @@ class Rendering:
         image_gradient: Tensor,
         alpha_gradient: Tensor | None,
         *,
-        screen_gradients: bool,
+        absolute: bool,
     ) -> None:
-        """The gradient packet of every instance; what abs_grad is made of is zero without `screen_gradients`."""
-        self.packets = self._space.take("packets", (self.instances, kernels.PACKET))
+        """The gradient packet of every instance; what abs_mean2d is made of is zero unless `absolute`."""
+        self.packets = self._space.take("packets", (self.instances, table.PACKET))
         self._launch_per_tile(
-            "blend_backward_screen" if screen_gradients else "blend_backward",
+            "blend_backward_screen" if absolute else "blend_backward",
             self.camera.width,
             self.camera.height,
             self.tile_ranges,
@@ -291,8 +343,8 @@ class Rendering:
             self.packets,
         )
 
-    def project_backward(self, gradients: Planes, abs_grad: Tensor | None) -> None:
-        """Add each Gaussian's gradients to `gradients`."""
+    def project_backward(self, gradients: Planes, abs_mean2d: Tensor | None, mean2d: Tensor | None) -> None:
+        """Add each Gaussian's gradients to `gradients`, and write those by its mean on the screen where asked."""
         self._launch_per_gaussian(
             "project_backward",
             *self._camera_arguments,
@@ -304,27 +356,21 @@ class Rendering:
             self.splats,
             self.packets,
             *gradients,
-            abs_grad,
+            abs_mean2d,
+            mean2d,
         )
 
     @property
     def _wide(self) -> str:
         """What the names of kernels end in when tile ids need 32 bits."""
-        return "_wide" if self.tiles > kernels.MOST_SHORT_TILES else ""
+        return "_wide" if self.tiles > table.MOST_SHORT_TILES else ""
 
     @property
     def _id_type(self) -> torch.dtype:
         return torch.int32 if self._wide else torch.int16
 
-    def _launch_per_gaussian(self, name: str, *arguments: Argument) -> None:
-        launch(name, self.device, (blocks_of(self.count, kernels.KERNELS[name].block[0]),), *arguments)
+    def _launch_per_gaussian(self, name: str, *arguments: Launchable) -> None:
+        self._backend.kernels.launch(name, (blocks_of(self.count, table.KERNELS[name].block[0]),), *arguments)
 
-    def _launch_per_tile(self, name: str, *arguments: Argument) -> None:
-        launch(name, self.device, (self.tiles,), *arguments)
-
-
-def rendering_bytes(gaussians: int, instances: int, pixels: int) -> int:
-    """Memory of rendering, loss and their backward passes on a GPU, in bytes: the table above, and room to spare."""
-    slots = round((1 + SLACK) * instances)
-    least = gaussians * BYTES_A_GAUSSIAN + instances * BYTES_AN_INSTANCE + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL
-    return least + least // SPARE
+    def _launch_per_tile(self, name: str, *arguments: Launchable) -> None:
+        self._backend.kernels.launch(name, (self.tiles,), *arguments)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from gns.scene.camera import Camera
+from gns.scene.gaussians import GROUPS
 
 SOURCE_FOLDER = Path(__file__).parents[2] / "csrc" / "cuda"
 INCLUDE_FOLDERS = (SOURCE_FOLDER, SOURCE_FOLDER.parent)
@@ -92,16 +93,9 @@ _CAMERA = (
     *_scalars(torch.float32, "fx fy cx cy r0 r1 r2 r3 r4 r5 r6 r7 r8 tx ty tz center_x center_y center_z"),
     *_scalars(torch.float32, "limit_x limit_y"),
 )
-_GROUPS = {
-    "means": "[3, N]",
-    "log_scales": "[3, N]",
-    "quats": "[4, N]",
-    "opacity_logits": "[N]",
-    "sh_dc": "[1, 3, N]",
-    "sh_rest": "[K, 3, N]",
-}
-_PARAMETERS = tuple(_floats(name, shape) for name, shape in _GROUPS.items())
-_GRADIENTS = tuple(_floats(f"{name}_gradient", shape + ", added to") for name, shape in _GROUPS.items())
+_SHAPES = dict(zip(GROUPS, ("[3, N]", "[3, N]", "[4, N]", "[N]", "[1, 3, N]", "[K, 3, N]"), strict=True))
+_PARAMETERS = tuple(_floats(name, shape) for name, shape in _SHAPES.items())
+_GRADIENTS = tuple(_floats(f"{name}_gradient", shape + ", added to") for name, shape in _SHAPES.items())
 _SPLATS = _floats("splats", "[N, 12]; only where tile_counts > 0")
 _FOOTPRINTS = _floats("footprints", "[N, 8]; only where tile_counts > 0")
 _TILE_COUNTS = _ints("tile_counts", "[N]")
@@ -262,7 +256,8 @@ _KERNELS = (
             _SPLATS,
             _floats("packets", "[M, 12]"),
             *_GRADIENTS,
-            _floats("abs_mean2d", "[2, N], written, not added to", optional=True),
+            _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen", optional=True),
+            _floats("mean2d", "[2, N], written, not added to", optional=True),
         ),
     ),
     Kernel(
