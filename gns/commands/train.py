@@ -10,7 +10,8 @@ import torch
 
 from gns.arguments import TrainConfig
 from gns.commands.render import scene_options
-from gns.gaussian_renderer.devices import described, pick_device
+from gns.gaussian_renderer.backends import backend_of
+from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
@@ -42,7 +43,7 @@ def _train_together(config: TrainConfig, team: Team, device: torch.device) -> in
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
     if team.is_main:
         run.write_scene(scene)
-    say(f"training on {described(device)}", config.quiet)
+    say(f"training on {backend_of(device).description}", config.quiet)
     if team.size > 1:
         say(f"{team.size} processes: each of {config.iterations:,} iterations takes {team.size} views", config.quiet)
     state = train(scene, config, resume_from=checkpoint, run=run if team.is_main else None, team=team, device=device)

@@ -1,5 +1,14 @@
 """What is minimised: one term a file."""
 
-from gns.losses.photometric import photometric_loss
+from collections.abc import Callable
 
-__all__ = ["photometric_loss"]
+from torch import Tensor
+
+from gns.gaussian_renderer.output import RenderOutput
+from gns.losses.photometric import photometric_loss
+from gns.scene.view import View
+
+__all__ = ["Loss", "photometric_loss"]
+
+# A term to add to the photometric loss: a differentiable scalar of what was rendered and of the view it imitates.
+Loss = Callable[[RenderOutput, View], Tensor]

@@ -15,7 +15,7 @@ from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, render
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
-from gns.losses import photometric_loss
+from gns.losses import Loss, photometric_loss
 from gns.rules import Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
 from gns.scene import Scene, View
@@ -43,6 +43,7 @@ class Trainer:
         team: Team = SINGLE,
         device: torch.device = CPU,
         views: Sequence[View] | None = None,
+        losses: Sequence[Loss] = (),
         parts: Sequence[Part] = (),
     ) -> None:
         """`views` are the training views with their pixels on `device`; default: as the scene has them."""
@@ -51,7 +52,7 @@ class Trainer:
         self.plan = _plan(config, scene, team, self.views)
         # The run that a team imitates: that of one process which sees as many views.
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
-        self._parts = parts
+        self._losses, self._parts = losses, parts
         self._background = torch.tensor(scene.background, device=device)
         self._workspace = Workspace(device)
 
@@ -118,6 +119,8 @@ class Trainer:
         loss = photometric_loss(image, view.image, view.mask, self._workspace)
         if add_loss:
             add_loss(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
+        for further in self._losses:
+            loss = loss + further(output, view)
         penalties = [rule.penalty(memory[rule.name], population, it) for rule in rules]
         if self.team.is_main:  # the sum over the views carries them once, as it would on one process
             loss = sum((penalty for penalty in penalties if penalty is not None), start=loss)
@@ -158,34 +161,27 @@ def train(
     *,
     on_event: Callback | None = None,
     resume_from: TrainState | Mapping[str, Any] | None = None,
+    losses: Sequence[Loss] = (),
+    parts: Sequence[Part] = (),
     run: RunFolder | None = None,
     team: Team = SINGLE,
     device: torch.device | None = None,
-    parts: Sequence[Part] = (),
 ) -> TrainState:
-    """Train to `config.iterations`, from the beginning or from an earlier state, and return the state at the end.
+    """Train to `config.iterations` and return the state at the end, whose `gaussians` are the model.
 
-    Ctrl-C (or SIGTERM) ends it after the iteration under way: the state that is returned then has fewer `iteration`s,
-    and can be given to `resume_from`.
+    Ctrl-C ends it after the iteration under way: the state then has fewer, and can be given to `resume_from`, as can
+    what a checkpoint holds. `on_event` hears what happens (`gns.training.events`) and cannot change the result;
+    `losses` are added to the photometric one, `parts` trained beside the Gaussians. Models, checkpoints and the log go
+    to `run`. All processes of a `team` call this alike. `device` takes precedence over the configuration's.
 
-    Args:
-        scene: what is learned.
-        config: how; its `device` is used unless `device` is given.
-        on_event: told what happens, see `gns.training.events`. Cannot change the result.
-        resume_from: a state that an earlier call returned, or what a checkpoint holds of one.
-        run: folder for models, checkpoints and the log, written by the first process of a team.
-        team: the processes that train together, all of which call this with the same arguments.
-        parts: what is trained beside the Gaussians.
-
-    Raises:
-        UserError: the loss stops being finite, a file cannot be written, the device or memory is missing, or another
-            process is lost.
+    Raises UserError where the loss stops being finite, a file cannot be written, device or memory are missing, or
+    another process is lost.
     """
     device = device or pick_device(config.device)
-    needed, largest = expected_size(config, scene)
+    needed, largest = expected_size(config, scene, device)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
         views = views_on(scene.train, device, room_for_photos(device, needed))
-        trainer = Trainer(config, scene, team, device, views, parts)
+        trainer = Trainer(config, scene, team, device, views, losses, parts)
         state = trainer.begin(resume_from)
         team.require_equal(state.state_dict(), state.iteration)
         recorder = Recorder(state, config.iterations, _listeners(config, scene, run, team, on_event), team, run)
@@ -196,12 +192,12 @@ def train(
     return state
 
 
-def expected_size(config: Config, scene: Scene) -> tuple[int, int]:
-    """The bytes of a GPU's memory that the run takes, and the most Gaussians that it will have."""
+def expected_size(config: Config, scene: Scene, device: torch.device) -> tuple[int, int]:
+    """The bytes of memory that the run takes on `device`, and the most Gaussians that it will have."""
     plan = _plan(config, scene, SINGLE, scene.train)
     largest = max(len(scene.points.positions), *(rule.most() for rule in plan.rules))
     pixels = max(view.camera.width * view.camera.height for view in scene.train)
-    return training_bytes(largest, config.sh_degree, pixels), largest
+    return training_bytes(largest, config.sh_degree, pixels, device), largest
 
 
 def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Plan:
