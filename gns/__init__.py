@@ -9,6 +9,7 @@ docs/python.md tells more. Importing this package imports nothing else: what `gn
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,15 +19,11 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if not name.startswith("_"):
-        from gns import api
-
-        if name in api.__all__:
-            return getattr(api, name)
+    # Not `from gns import api`: that would ask this function for `api`.
+    if not name.startswith("_") and name in (api := import_module("gns.api")).__all__:
+        return getattr(api, name)
     raise AttributeError(f"module 'gns' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    from gns import api
-
-    return sorted([*globals(), *api.__all__])
+    return sorted([*globals(), *import_module("gns.api").__all__])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from gns.arguments import Config
+from gns.exports import export
 from gns.gaussian_renderer import RenderOutput, render
 from gns.run_folder import RunFolder
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
-from gns.scene.ply import load_ply, save_ply
+from gns.scene.ply import load_ply
 from gns.scene.readers import SceneOptions
 from gns.scene.readers import read_scene as _read_scene
 from gns.training.loop import train
@@ -57,5 +58,8 @@ def load(path: str | Path) -> Gaussians:
 
 
 def save(gaussians: Gaussians, path: str | Path) -> None:
-    """Write a model as a PLY file that every viewer of the 3DGS family opens. Raises UserError where that fails."""
-    save_ply(gaussians, Path(path))
+    """Write a model in the format that the ending of `path` names: `.ply` is what every viewer of the family opens.
+
+    `gns.exports` lists the formats. Raises UserError where the ending names none, or writing fails.
+    """
+    export(gaussians, Path(path))

@@ -134,7 +134,7 @@ class Config(MachineConfig):
         metadata=option(
             "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items()),
             group="training",
-            choices=tuple(METHODS),
+            choices=METHODS.keys(),
         ),
     )
     iterations: int = field(

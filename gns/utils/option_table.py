@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -32,7 +32,7 @@ class Option:
     group: str = "options"
     short: str | None = None
     metavar: str | None = None
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     convert: Callable[[str], Any] | None = None  # text to value, by default according to the field's type
     at_least: int | None = None  # bound of every number in the value
     session: bool = False  # concerns this call of the program only: not written to JSON

@@ -1,4 +1,4 @@
-"""Reading scenes: one module a format, each with `LOOKS_FOR`, `matches(path)` and `read(path, options)`."""
+"""Reading scenes: one file a format, each with a `Reader` at its foot, and their list."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from gns.errors import UserError
 from gns.scene.points import random_points
 from gns.scene.readers import blender, colmap, nerfstudio
-from gns.scene.readers.frames import Capture, Frame, SceneOptions
+from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
 
 __all__ = ["SceneOptions", "read_scene"]
 
-READERS = (colmap, blender, nerfstudio)  # the first that matches reads
+READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER]  # the first that matches reads
 
 HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it are held out
 
@@ -29,7 +29,7 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
         raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
     reader = next((reader for reader in READERS if reader.matches(source)), None)
     if reader is None:
-        wanted = "; ".join(reader.LOOKS_FOR for reader in READERS)
+        wanted = "; ".join(reader.looks_for for reader in READERS)
         raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
 
     capture = reader.read(source, options)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gns.scene.readers.frames import Capture, SceneOptions, check_frames
+from gns.scene.readers.frames import Capture, Reader, SceneOptions, check_frames
 from gns.scene.readers.transforms import read_frames
-
-LOOKS_FOR = "transforms_train.json (Blender)"
 
 
 def matches(path: Path) -> bool:
@@ -27,3 +25,6 @@ def read(path: Path, options: SceneOptions) -> Capture:
     test = read_frames(test_file, options)
     check_frames([*train, *test], path)
     return Capture(train, test)
+
+
+READER = Reader("transforms_train.json (Blender)", matches, read)

@@ -18,10 +18,8 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
-from gns.scene.readers.frames import Capture, Frame, SceneOptions, check_frames, check_points, find_mask
+from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions, check_frames, check_points, find_mask
 from gns.utils.undistortion import MODELS, Lens
-
-LOOKS_FOR = "sparse/0 or sparse (COLMAP)"
 
 _MODEL_OF_NUMBER = {model.number: model.name for model in MODELS.values()} | {17: "EQUIRECTANGULAR"}
 _LARGEST_SIDE = 1 << 17  # pixels; more comes from a garbage file
@@ -223,3 +221,6 @@ def _points_from_text(lines: list[str]) -> PointCloud:
     if not ((colors >= 0) & (colors <= 255)).all():
         raise ValueError("a colour is outside 0..255")
     return PointCloud(table[:, :3].copy(), colors.astype(np.uint8))
+
+
+READER = Reader("sparse/0 or sparse (COLMAP)", matches, read)

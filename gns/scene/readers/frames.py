@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,15 @@ class Capture:
     train: list[Frame]
     test: list[Frame] | None = None  # None: the format has no split of its own
     points: PointCloud | None = None  # None: the format has no 3D points, or not one
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format of scenes."""
+
+    looks_for: str  # what is in the folder of such a scene, for the sentence where nothing is
+    matches: Callable[[Path], bool]  # whether a folder holds such a scene
+    read: Callable[[Path, SceneOptions], Capture]  # raises UserError
 
 
 def check_frames(frames: Sequence[Frame], source: Path) -> None:

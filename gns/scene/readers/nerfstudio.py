@@ -11,11 +11,9 @@ from pathlib import Path
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
-from gns.scene.readers.frames import Capture, SceneOptions, check_points
+from gns.scene.readers.frames import Capture, Reader, SceneOptions, check_points
 from gns.scene.readers.ply_points import read_ply_points
 from gns.scene.readers.transforms import load_json, read_frames
-
-LOOKS_FOR = "transforms.json (Nerfstudio, instant-ngp)"
 
 
 def matches(path: Path) -> bool:
@@ -42,3 +40,6 @@ def _read_points(listing: Path) -> PointCloud | None:
         )
     path = listing.parent / relative
     return check_points(read_ply_points(path), path)
+
+
+READER = Reader("transforms.json (Nerfstudio, instant-ngp)", matches, read)

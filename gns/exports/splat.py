@@ -1,0 +1,33 @@
+"""The .splat file of web viewers (antimatter15/splat): 32 bytes a Gaussian, colours that do not depend on the view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gns.scene.gaussians import SH_C0, Gaussians
+from gns.utils.atomic_files import write_bytes
+
+ROW = np.dtype([("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("rotation", "u1", 4)])
+
+
+def save_splat(gaussians: Gaussians, path: Path) -> None:
+    """Write the model, the largest and most opaque Gaussians first: viewers show what has arrived.
+
+    Scales are standard deviations, the rotation is (w, x, y, z)·128 + 128. Spherical harmonics above degree 0 have no
+    place in this format. Raises UserError where `path` cannot be written.
+    """
+    with torch.no_grad():
+        scales, opacities = gaussians.log_scales.exp(), gaussians.opacities
+        order = torch.argsort(scales.prod(dim=1) * opacities, descending=True, stable=True)
+        colors = 0.5 + SH_C0 * gaussians.sh_dc[:, 0]
+        rgba = torch.cat([colors, opacities[:, None]], dim=1).clamp(0, 1)
+        quats = torch.nn.functional.normalize(gaussians.quats, dim=1)
+        rows = np.empty(len(gaussians), ROW)
+        rows["position"] = gaussians.means[order].cpu()
+        rows["scale"] = scales[order].cpu()
+        rows["rgba"] = (255 * rgba[order]).round().byte().cpu()
+        rows["rotation"] = (128 * quats[order] + 128).round().clamp(0, 255).byte().cpu()
+    write_bytes(path, rows.tobytes())
