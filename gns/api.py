@@ -12,6 +12,7 @@ from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.scene.ply import load_ply
 from gns.scene.readers import SceneOptions
 from gns.scene.readers import read_scene as _read_scene
+from gns.training import events
 from gns.training.loop import train
 from gns.training.state import TrainState
 
@@ -24,6 +25,7 @@ __all__ = [
     "Scene",
     "TrainState",
     "View",
+    "events",
     "load",
     "read_scene",
     "render",

@@ -159,7 +159,7 @@ def train(
     scene: Scene,
     config: Config,
     *,
-    on_event: Callback | None = None,
+    on_event: Callback | Listener | None = None,
     resume_from: TrainState | Mapping[str, Any] | None = None,
     losses: Sequence[Loss] = (),
     parts: Sequence[Part] = (),
@@ -215,7 +215,7 @@ def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Pl
 
 
 def _listeners(
-    config: Config, scene: Scene, run: RunFolder | None, team: Team, on_event: Callback | None
+    config: Config, scene: Scene, run: RunFolder | None, team: Team, on_event: Callback | Listener | None
 ) -> list[Listener]:
     """Those who watch a run, in the order in which they hear of things."""
     listeners = [
@@ -226,4 +226,6 @@ def _listeners(
     ]
     if isinstance(config, TrainConfig):
         listeners += [Models(run, config.save_iterations), Checkpoints(run, config.checkpoint_iterations)]
-    return [*listeners, *([CallbackListener(on_event)] if on_event else [])]
+    if on_event is not None:
+        listeners.append(on_event if isinstance(on_event, Listener) else CallbackListener(on_event))
+    return listeners
