@@ -66,3 +66,6 @@ class Gaussians:
     def opacities(self) -> Tensor:
         """α = sigmoid(logit), [N]."""
         return torch.sigmoid(self.opacity_logits)
+
+
+GROUPS = tuple(field.name for field in fields(Gaussians))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from gns.arguments import TrainConfig
 from gns.gaussian_renderer import render
+from gns.rules import DEFAULT_METHOD, SCHEDULES, Run, optimisation_of
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.team import SINGLE, Team
 from gns.utils.png import to_eight_bit
 
 TINY_BUDGET = 100
@@ -50,6 +53,12 @@ def tiny_config(folder: Path = Path("unused"), **changes: Any) -> TrainConfig:
         "test_iterations": (-1,),
     }
     return TrainConfig(**{**options, **changes})
+
+
+def tiny_run(budget: int = TINY_BUDGET, views: Sequence[View] = (), team: Team = SINGLE, *, extent: float = 1.0) -> Run:
+    """What a rule may know of a run at its natural length."""
+    optimisation = optimisation_of(DEFAULT_METHOD, SCHEDULES[0])
+    return Run(budget=budget, extent=extent, views=views, optimisation=optimisation, team=team)
 
 
 def same_state(first: Any, second: Any) -> bool:

@@ -11,9 +11,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from gns.model.initialisation import initial_gaussians
-from gns.scene.points import random_points, subject_distance
 from gns.scene import Camera, PointCloud, View
 from gns.scene.gaussians import SH_C0
+from gns.scene.points import random_points, subject_distance
 from gns.testing.scene_files import small_scene
 
 
