@@ -46,8 +46,8 @@ class Recorder:
     @contextmanager
     def listening(self) -> Iterator[Recorder]:
         """The block in which the run takes place."""
-        self._emit(Started(iteration=self._state.iteration, _state=self._state))
         try:
+            self._emit(Started(iteration=self._state.iteration, _state=self._state))
             yield self
             if not self.stopped:
                 self._emit(Finished(iteration=self._state.iteration, _state=self._state))
