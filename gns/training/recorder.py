@@ -133,6 +133,7 @@ class Recorder:
         )
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            for further in listener.hear(event):
-                self._emit(further)
+        """Let all listeners hear an event, and then what it led to: nobody hears of an effect before its cause."""
+        effects = [effect for listener in self._listeners for effect in listener.hear(event)]
+        for effect in effects:
+            self._emit(effect)
