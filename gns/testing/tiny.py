@@ -88,7 +88,7 @@ def planted_calendars(calendars: Calendars) -> Iterator[None]:
 
 
 def same_state(first: Any, second: Any) -> bool:
-    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal to the last bit."""
+    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal, to the last bit."""
     if isinstance(first, dict):
         return (
             isinstance(second, dict)
@@ -97,7 +97,7 @@ def same_state(first: Any, second: Any) -> bool:
         )
     if isinstance(first, Tensor):
         return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    return bool(first == second)
+    return type(first) is type(second) and bool(first == second)
 
 
 def small_gaussians(count: int, generator: torch.Generator, *, sigma: float = 0.06, spread: float = 0.0) -> Gaussians:

@@ -76,16 +76,6 @@ def test_a_checkpoint_past_the_end_is_refused(scene: Scene) -> None:
             train(scene, tiny_config(iterations=iterations), resume_from=saved)
 
 
-def test_a_lack_of_memory_is_not_blamed_on_the_checkpoint(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr("gns.model.population.Population.from_state_dict", exhausted)
-    state = _begun(scene)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        state.restore(state.state_dict(), torch.device("cpu"))
-
-
 def test_each_source_of_chance_has_a_generator_of_its_own(scene: Scene) -> None:
     """No two seeds begin two generators alike, neither in one run nor from one run to the next."""
     starts = []
