@@ -226,7 +226,7 @@ def test_it_begins_with_the_published_rate() -> None:
 def test_a_phase_begins_afresh_and_only_pulses_are_prepared_for() -> None:
     rule, population = _rule(1, fast=True), _population(0.5, 0.2)
     old = SelectionState(rate=1e-3, initial_target=0.3, finished_at=4_000)
-    for it in (2_999, 3_500, 6_700, 12_000):  # before, within, between and after the phases
+    for it in (2_999, 3_500, 3_551, 6_700, 12_000):  # before, within (at a pulse, too), between and after the phases
         assert rule.prepare(old, population, it) == old
     for it in (3_000, 7_000):
         assert rule.prepare(old, population, it) == SelectionState()
