@@ -68,4 +68,5 @@ class Gaussians:
         return torch.sigmoid(self.opacity_logits)
 
 
-GROUPS = tuple(field.name for field in fields(Gaussians))
+# The names of the six parameter groups, in the order in which everything lists them.
+GROUPS: tuple[str, ...] = tuple(field.name for field in fields(Gaussians))
