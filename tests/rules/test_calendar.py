@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 
-from gns.rules import METHODS, SCHEDULES, optimisation_of, plan_of
+from gns.rules import METHODS, SCHEDULES, optimisation_of
 from gns.rules.calendar import Calendar, Date, Dates, Instant, Interval, SomeDates, every
 from gns.rules.edge_growth import EdgeGrowth, GrowthCalendar
 from gns.rules.natural_selection import NaturalSelection, SelectionCalendar
 from gns.rules.optimisation import Optimisation
 from gns.scene.gaussians import GROUPS
-from gns.team import SINGLE
+from gns.testing.tiny import tiny_config, tiny_scene
+from gns.training.loop import Trainer
 
 B = 1_000
 
@@ -31,16 +32,16 @@ class When:
         return self.optimisation.iterations
 
 
-def _when(schedule: str, iterations: int | None = None) -> When:
+def _when(schedule: str, iterations: int = -1) -> When:
     """The calendars by which a run of the method goes, at the natural length or another one."""
-    length = optimisation_of("gns", schedule).iterations if iterations is None else iterations
-    options = {rule.name: rule.Options() for rule in METHODS["gns"].rules}
-    plan = plan_of("gns", schedule, length, options, budget=B, extent=1.0, views=(), team=SINGLE)
+    config = tiny_config(method="gns", schedule=schedule, iterations=iterations, final_budget=B)
+    plan = Trainer(config, SCENE).plan
     growth, selection = plan.rules
     assert isinstance(growth, EdgeGrowth) and isinstance(selection, NaturalSelection)
     return When(plan.optimisation, growth.calendar, selection.calendar)
 
 
+SCENE = tiny_scene(train_views=1, test_views=0)
 STANDARD, FAST = _when("standard"), _when("fast")
 
 # The tables. Sets are spelled with plain arithmetic on purpose: nothing here comes from gns.rules.
