@@ -413,14 +413,18 @@ def read_config(path: Path) -> TrainConfig:
 
 def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
     own = dict(stored)
-    by_rule = own.pop("rules", None)
-    if not isinstance(by_rule, dict) or not all(isinstance(options, dict) for options in by_rule.values()):
+    if "rules" not in own:
         raise UserError("missing key 'rules'")
+    by_rule = own.pop("rules")
+    if not isinstance(by_rule, dict) or not all(isinstance(options, dict) for options in by_rule.values()):
+        raise UserError(f"'rules' cannot be {by_rule!r}")
     kinds = {rule.name: rule.Options for rule in _all_rules()}
     if strays := sorted(set(by_rule) - set(kinds)):
         raise UserError(f"unknown rule {strays[0]!r}")
     rules = {name: from_json(kinds[name], options) for name, options in by_rule.items()}
     config: TrainConfig = from_json(TrainConfig, own, rules=rules)
+    if missing := [name for name in config.rules if name not in by_rule]:
+        raise UserError(f"missing key {missing[0]!r} in 'rules'")
     return config
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,27 +23,30 @@ from torch import Tensor
 from gns import team as distributed
 from gns.errors import UserError
 from gns.losses.photometric import photometric_loss
-from gns.rules.calendar import SCHEDULES, STANDARD, Schedule, StepPeriod
+from gns.rules.base import Calendars
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.team import Team, joined_team
-from gns.training import loop as training
-from gns.training import recorder as journal
-from gns.training.loop import Trainer, TrainState, train
-from tests.training.test_training import ITERATIONS, _config, _scene
+from gns.testing.colour_gain import ColourGain
+from gns.testing.tiny import planted_calendars, summing_calendars, tiny_config, tiny_scene
+from gns.training import loop, recorder
+from gns.training.loop import Trainer, train
+from gns.training.state import TrainState
 
 SUMMED = (1, 7, 8, 20)  # lengths of tensors, summed in pieces of 8
 
 
-def schedule() -> Schedule:
-    """All of the method in ITERATIONS, with gradients summed over several iterations at the end."""
-    periods = (StepPeriod(200, 1, 1), StepPeriod(240, 3, 3), StepPeriod(ITERATIONS, 7, 14))
-    return replace(STANDARD.scaled(ITERATIONS), step_periods=periods, sh_degree_interval=1)
+PART_ITERATIONS = 35  # of the scenario with a part, which has a gradient then that it has not spent
+
+
+def calendars() -> Calendars:
+    """All of the method in TINY_ITERATIONS, with gradients summed over several iterations at the end."""
+    return summing_calendars(sh_degree_interval=1)
 
 
 def scene() -> Scene:
     """Five views to train on: two processes cannot share them evenly."""
-    return _scene(train_views=5)
+    return tiny_scene(train_views=5)
 
 
 def addends(rank: int) -> list[Tensor]:
@@ -69,27 +71,36 @@ def _gathered(team: Team, folder: Path) -> Any:
 
 
 def _whole(team: Team, folder: Path) -> dict[str, Any]:
-    return train(_config(), scene(), team=team).state_dict()
+    return train(scene(), tiny_config(), team=team).state_dict()
 
 
 def _written(team: Team, folder: Path) -> dict[str, Any]:
     """The same run with everything that rank 0 writes and says."""
-    config = _config(
+    config = tiny_config(
         folder, test_iterations=(40,), save_iterations=(50,), checkpoint_iterations=(77,), quiet=not team.is_main
     )
     run = RunFolder.create(config.model_path, config) if team.is_main else None
-    return train(config, scene(), run, team=team).state_dict()
+    return train(scene(), config, run=run, team=team).state_dict()
+
+
+def _part(team: Team, folder: Path) -> dict[str, Any]:
+    """A colour gain beside the Gaussians, which steps after every second iteration."""
+    trainer = Trainer(tiny_config(), scene(), team, parts=[ColourGain(5, period=2)])
+    state = trainer.begin()
+    while state.iteration < PART_ITERATIONS:
+        trainer.advance(state)
+    return state.state_dict()
 
 
 def _resumed(team: Team, folder: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(folder / "model" / "checkpoints" / "iteration_77.pt")
-    return train(_config(), scene(), checkpoint=checkpoint, team=team).state_dict()
+    return train(scene(), tiny_config(), resume_from=checkpoint, team=team).state_dict()
 
 
 def _taken_over(team: Team, folder: Path) -> dict[str, Any]:
     """Goes on from what one process has left."""
     checkpoint = torch.load(folder / "one_process.pt", weights_only=True)
-    return train(_config(), scene(), checkpoint=checkpoint, team=team).state_dict()
+    return train(scene(), tiny_config(), resume_from=checkpoint, team=team).state_dict()
 
 
 def _strayed(team: Team, folder: Path) -> None:
@@ -100,17 +111,17 @@ def _strayed(team: Team, folder: Path) -> None:
             state.population.gaussians.opacity_logits.view(torch.int32)[5] ^= 1
 
     checkpoint = torch.load(folder / "one_process.pt", weights_only=True)
-    with patch.object(journal, "COMPARE_EVERY", 20), _on_rank(team, 1, 278, stray):
-        train(_config(), scene(), checkpoint=checkpoint, team=team)
+    with patch.object(recorder, "COMPARE_EVERY", 20), _on_rank(team, 1, 278, stray):
+        train(scene(), tiny_config(), resume_from=checkpoint, team=team)
 
 
 def _diverged(team: Team, folder: Path) -> None:
     with _on_rank(team, 1, 25, lambda _: None, loss=torch.nan):
-        train(_config(), scene(), team=team)
+        train(scene(), tiny_config(), team=team)
 
 
-def _stopped(team: Team, folder: Path) -> None:
-    config = _config(folder / "stopped")
+def _stopped(team: Team, folder: Path) -> tuple[int, list[int]]:
+    config = tiny_config(folder / "stopped")
     run = RunFolder.create(config.model_path, config) if team.is_main else None
     save = RunFolder.save_checkpoint
 
@@ -122,21 +133,18 @@ def _stopped(team: Team, folder: Path) -> None:
         patch.object(RunFolder, "save_checkpoint", save_slowly),
         _on_rank(team, 1, 30, lambda _: os.kill(os.getpid(), signal.SIGINT)),
     ):
-        try:
-            train(config, scene(), run, team=team)
-        except KeyboardInterrupt:
-            kept = RunFolder(config.model_path, config).checkpoint_iterations()
-            raise KeyboardInterrupt(f"with the checkpoints {kept}") from None
+        state = train(scene(), config, run=run, team=team)
+    return state.iteration, RunFolder(config.model_path, config).checkpoint_iterations()
 
 
 def _dead(team: Team, folder: Path) -> None:
     with _on_rank(team, 1, 10, lambda _: os._exit(7)):
-        train(_config(), scene(), team=team)
+        train(scene(), tiny_config(), team=team)
 
 
 def _silent(team: Team, folder: Path) -> None:
     with _on_rank(team, 1, 10, lambda _: time.sleep(4)):
-        train(_config(), scene(), team=team)
+        train(scene(), tiny_config(), team=team)
 
 
 SCENARIOS: dict[str, Callable[[Team, Path], Any]] = {
@@ -146,6 +154,7 @@ SCENARIOS: dict[str, Callable[[Team, Path], Any]] = {
         _gathered,
         _whole,
         _written,
+        _part,
         _resumed,
         _taken_over,
         _strayed,
@@ -175,22 +184,21 @@ def _on_rank(
         value = photometric_loss(*arguments)
         return value * loss if team.rank == rank and now == iteration else value
 
-    with patch.object(Trainer, "advance", advancing), patch.object(training, "photometric_loss", losing):
+    with patch.object(Trainer, "advance", advancing), patch.object(loop, "photometric_loss", losing):
         yield
 
 
 def main(folder: Path, names: list[str]) -> None:
     """Play the scenarios, one after the other."""
     torch.set_num_threads(1)
-    SCHEDULES["standard"] = schedule()
     if names == ["silent"]:
         distributed.TIMEOUT = timedelta(seconds=2)
-    with joined_team(torch.device("cpu")) as team:
+    with planted_calendars(calendars()), joined_team(torch.device("cpu")) as team:
         for name in names:
             result: Any
             try:
                 result = SCENARIOS[name](team, folder)
-            except (UserError, KeyboardInterrupt) as error:
+            except UserError as error:
                 result = f"{type(error).__name__}: {error}"
             torch.save(result, folder / f"{name}.{team.rank}.pt")
         if names[-1] in ("dead", "silent"):

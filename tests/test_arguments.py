@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from gns.arguments import (
     CONFIG_FILE,
+    Config,
     TrainConfig,
     config_text,
     parse_metrics,
@@ -19,7 +23,9 @@ from gns.arguments import (
     read_config,
 )
 from gns.errors import UserError
-from gns.utils.option_table import flag
+from gns.rules import METHODS, Method, Rule
+from gns.rules.natural_selection import SelectionOptions
+from gns.utils.option_table import described_fields, flag, option
 
 NEEDED = ["-s", "scene", "--final-budget", "15k"]
 
@@ -28,6 +34,34 @@ def store(folder: Path, config: TrainConfig) -> None:
     """Put config.json into an output folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
+
+
+def option_names() -> list[str]:
+    """All options of a training: those of the run itself, then those of every method's rules."""
+    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
+    tables = [TrainConfig, *(rule.Options for rule in rules)]
+    return [described.name for table in tables for described in described_fields(table)]
+
+
+def switches() -> list[str]:
+    """Those of them that are turned on and off."""
+    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
+    tables = [TrainConfig, *(rule.Options for rule in rules)]
+    return [described.name for table in tables for described in described_fields(table) if described.type == "bool"]
+
+
+def needed_for(name: str) -> list[str]:
+    """A command line to which the option `name` can be added: of the method whose rule has it."""
+    for method, described in METHODS.items():
+        if any(name in {field.name for field in fields(rule.Options)} for rule in described.rules):
+            return [*(NEEDED if described.budgeted else NEEDED[:2]), "--method", method]
+    return NEEDED
+
+
+def value_of(config: TrainConfig, name: str) -> Any:
+    """The value of an option, wherever in `config` it lies."""
+    (owner,) = [owner for owner in (config, *config.rules.values()) if hasattr(owner, name)]
+    return getattr(owner, name)
 
 
 def test_defaults() -> None:
@@ -44,8 +78,11 @@ def test_defaults() -> None:
         iterations=30_000,
         schedule="standard",
         seed=0,
-        final_cut="multinomial",
-        detach_pressure=False,
+        method="gns",
+        rules={
+            "edge_growth": METHODS["gns"].rules[0].Options(),
+            "natural_selection": SelectionOptions(final_cut="multinomial", detach_pressure=False),
+        },
         test_iterations=(7_000,),
         save_iterations=(),
         checkpoint_iterations=(),
@@ -74,14 +111,14 @@ def test_a_3dgs_command_line_is_understood() -> None:
     assert config.final_budget == 1_200_000
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig)])
+@pytest.mark.parametrize("name", option_names())
 def test_every_option_has_both_spellings(name: str) -> None:
     """An option that is understood complains about its value or is stored; it is never unknown."""
     for spelling in (flag(name), "--" + name):
         try:
-            parse_train([*NEEDED, spelling])
+            parse_train([*needed_for(name), spelling])
         except UserError as error:
-            assert "unknown" not in str(error)
+            assert "unknown" not in str(error) and "leave it out" not in str(error)
 
 
 @pytest.mark.parametrize("spelling", ["--final_budget", "--final-budget"])
@@ -100,7 +137,7 @@ def test_budget_in_bytes_counts_the_columns_of_the_sh_degree(unit: str, size: in
     for degree, floats in ((0, 17), (1, 26), (2, 41), (3, 62)):
         config = parse_train(["-s", "scene", "--final-budget", f"20{unit}", "--sh-degree", str(degree)])
         header = 1500 + 100  # at most
-        assert (20 * size - header) // (4 * floats) <= config.final_budget <= 20 * size // (4 * floats)
+        assert (20 * size - header) // (4 * floats) <= (config.final_budget or 0) <= 20 * size // (4 * floats)
 
 
 @pytest.mark.parametrize(
@@ -158,14 +195,14 @@ def test_missing_options_are_asked_for(words: list[str], sentence: str) -> None:
     assert str(refusal.value).startswith(sentence)
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(TrainConfig) if isinstance(field.default, bool)])
+@pytest.mark.parametrize("name", switches())
 def test_every_switch_can_be_turned_on_and_off(name: str) -> None:
     if name == "resume":
         pytest.skip("--resume needs a stored run: tested below")
     for spelling in (name, name.replace("_", "-")):
-        assert getattr(parse_train([*NEEDED, f"--{spelling}"]), name) is True
-        assert getattr(parse_train([*NEEDED, f"--{spelling}", f"--no-{spelling}"]), name) is False
-        assert getattr(parse_train([*NEEDED, f"--no_{spelling}"]), name) is False
+        assert value_of(parse_train([*needed_for(name), f"--{spelling}"]), name) is True
+        assert value_of(parse_train([*needed_for(name), f"--{spelling}", f"--no-{spelling}"]), name) is False
+        assert value_of(parse_train([*needed_for(name), f"--no_{spelling}"]), name) is False
 
 
 def test_minus_one_and_nothing_mean_no_iterations() -> None:
@@ -178,15 +215,18 @@ def test_help_names_every_option_in_groups(capsys: pytest.CaptureFixture[str]) -
         parse_train(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for field in fields(TrainConfig):
-        assert flag(field.name) in text
-    for group in ("scene:", "model:", "training:", "saving and testing:", "machine:"):
+    assert len(option_names()) > 20
+    for name in option_names():
+        assert flag(name) in text
+    for group in ("scene:", "model:", "training:", "method gns:", "saving and testing:", "machine:"):
         assert f"\n{group}\n" in text
     assert "Hyphens and underscores" in text
 
 
 def test_config_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    config = parse_train([*NEEDED, "-w", "--no-eval", "--save_iterations", "1", "2", "--start_checkpoint", "a.pt"])
+    words = "-w --no-eval --save_iterations 1 2 --start_checkpoint a.pt --final-cut lowest --detach-pressure"
+    config = parse_train([*NEEDED, *words.split()])
+    assert config.rules["natural_selection"] == SelectionOptions("lowest", True)
     store(tmp_path, config)
     assert read_config(tmp_path / CONFIG_FILE) == config
 
@@ -210,6 +250,15 @@ def test_config_leaves_out_what_concerns_one_call_only(tmp_path: Path) -> None:
         ("save_iterations", 5, "--save-iterations cannot be 5"),
         ("sh_degree", 7, "--sh-degree is 7"),
         ("schedule", "slow", "--schedule is 'slow'"),
+        ("method", "best", "--method is 'best': choose one of gns"),
+        ("method", None, "--method cannot be None"),
+        ("rules", [], "'rules' cannot be []"),
+        ("rules", {"natural_selection": 5}, "'rules' cannot be"),
+        ("rules", {}, "missing key 'edge_growth' in 'rules'"),
+        ("rules", {"edge_growth": {}}, "missing key 'natural_selection' in 'rules'"),
+        ("rules", {"edge_growth": {}, "natural_selection": {}, "more": {}}, "unknown rule 'more'"),
+        ("rules", {"edge_growth": {"a": 1}, "natural_selection": {}}, "unknown key 'a'"),
+        ("rules", {"edge_growth": {}, "natural_selection": {"final_cut": "lowest"}}, "missing key 'detach_pressure'"),
     ],
 )
 def test_config_is_read_strictly(tmp_path: Path, key: str, value: object, sentence: str) -> None:
@@ -221,12 +270,30 @@ def test_config_is_read_strictly(tmp_path: Path, key: str, value: object, senten
     assert f"config.json: {sentence}" in str(refusal.value)
 
 
-def test_config_that_lacks_a_key_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["seed", "method", "rules"])
+def test_config_that_lacks_a_key_is_refused(tmp_path: Path, key: str) -> None:
     document = json.loads(config_text(parse_train(NEEDED)))
-    del document["options"]["seed"]
+    del document["options"][key]
     (tmp_path / CONFIG_FILE).write_text(json.dumps(document), encoding="utf-8")
-    with pytest.raises(UserError, match="missing key 'seed'"):
+    with pytest.raises(UserError, match=f"missing key '{key}'"):
         read_config(tmp_path / CONFIG_FILE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("final_cut", "best", "--final-cut is 'best': choose one of multinomial, lowest"),
+        ("final_cut", 3, "--final-cut cannot be 3"),
+        ("detach_pressure", 1, "--detach-pressure cannot be 1"),
+    ],
+)
+def test_options_of_rules_are_read_as_strictly(tmp_path: Path, key: str, value: object, sentence: str) -> None:
+    document = json.loads(config_text(parse_train(NEEDED)))
+    document["options"]["rules"]["natural_selection"][key] = value
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UserError) as refusal:
+        read_config(tmp_path / CONFIG_FILE)
+    assert f"config.json: {sentence}" in str(refusal.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 99, "options": {}}', "\xff\xfe"])
@@ -261,12 +328,29 @@ def test_resume_lets_change_what_leaves_the_result_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "change", [["--seed", "1"], ["--iterations", "5"], ["-w"], ["--final-budget", "16k"], ["--no-eval"], ["-r", "2"]]
+    "change",
+    [
+        ["--seed", "1"],
+        ["--iterations", "5"],
+        ["-w"],
+        ["--final-budget", "16k"],
+        ["--no-eval"],
+        ["-r", "2"],
+        ["--final-cut", "lowest"],
+        ["--detach-pressure"],
+    ],
 )
 def test_resume_refuses_options_that_contradict_the_run(tmp_path: Path, change: list[str]) -> None:
     store(tmp_path, parse_train([*NEEDED, "-m", str(tmp_path)]))
     with pytest.raises(UserError, match=r"but the run in .* was started with .*: leave the option out"):
         parse_train(["-m", str(tmp_path), "--resume", *change])
+
+
+def test_resume_takes_the_stored_options_of_rules(tmp_path: Path) -> None:
+    started = parse_train([*NEEDED, "-m", str(tmp_path), "--final-cut", "lowest"])
+    store(tmp_path, started)
+    for again in ([], ["--final-cut", "lowest", "--no-detach-pressure"]):
+        assert parse_train(["-m", str(tmp_path), "--resume", *again]) == replace(started, resume=True)
 
 
 def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -300,3 +384,150 @@ def test_other_commands() -> None:
 )
 def test_a_run_is_as_long_as_its_schedule_unless_told_otherwise(extra: list[str], iterations: int) -> None:
     assert parse_train([*NEEDED, *extra]).iterations == iterations
+
+
+# Methods and their rules
+
+
+def test_no_two_options_have_the_same_name() -> None:
+    names = option_names()
+    assert len(names) == len(set(names))
+    assert {"final_budget", "final_cut"} <= set(names)
+
+
+def test_no_two_rules_have_the_same_name() -> None:
+    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
+    assert len({rule.name for rule in rules}) == len(rules)
+    for method in METHODS.values():
+        chances = [chance for rule in method.rules for chance in rule.chances]
+        assert len(chances) == len(set(chances))
+
+
+@dataclass(frozen=True)
+class RivalOptions:
+    """Options of a rule of another method."""
+
+    rival_strength: int = field(default=3, metadata=option("how strongly", group="method rival", at_least=1))
+    rival_again: bool = field(default=False, metadata=option("once more", group="method rival"))
+
+
+class RivalRule(Rule[None]):
+    """A rule that only its options matter of."""
+
+    name = "rival_rule"
+    Options = RivalOptions
+
+
+@pytest.fixture
+def rival() -> Iterator[None]:
+    """A second method, without a budget, which shares its growth with the first and has one schedule only."""
+    gns = METHODS["gns"]
+    rules, schedules = (gns.rules[0], RivalRule), {"standard": gns.schedules["standard"]}
+    (method,) = [field for field in fields(Config) if field.name == "method"]
+    choices = replace(method.metadata["option"], choices=("gns", "rival"))
+    with (
+        patch.dict(METHODS, rival=Method("another way", rules, schedules, budgeted=False)),
+        patch.object(method, "metadata", {"option": choices}),
+    ):
+        yield
+
+
+SCENE = ["-s", "scene"]
+
+
+@pytest.mark.usefixtures("rival")
+def test_options_of_another_methods_rule_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse_train([*NEEDED, "--rival-strength", "5"])
+    assert str(refusal.value) == ("--rival-strength is an option of --method rival, and this run is gns: leave it out")
+    with pytest.raises(UserError, match="--final-cut is an option of --method gns, and this run is rival"):
+        parse_train([*SCENE, "--method", "rival", "--final-cut", "lowest"])
+    store(tmp_path, parse_train([*NEEDED, "-m", str(tmp_path)]))
+    with pytest.raises(UserError, match="--rival-again is an option of --method rival"):
+        parse_train(["-m", str(tmp_path), "--resume", "--rival-again"])
+
+
+@pytest.mark.usefixtures("rival")
+def test_a_method_brings_its_options_and_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_train([*SCENE, "--method", "rival", "--rival_strength", "5", "--rival-again"])
+    assert config.rules == {
+        "edge_growth": METHODS["gns"].rules[0].Options(),
+        "rival_rule": RivalOptions(rival_strength=5, rival_again=True),
+    }
+    assert config.final_budget is None and config.model_path == Path("output/scene-rival")
+    config = replace(config, model_path=tmp_path)
+    store(tmp_path, config)
+    assert read_config(tmp_path / CONFIG_FILE) == config
+    resumed = parse_train(["-m", str(tmp_path), "--resume", "--rival-strength", "5"])
+    assert resumed == replace(config, resume=True)
+    with pytest.raises(UserError, match=r"--rival-strength is 6, but the run in .* was started with 5"):
+        parse_train(["-m", str(tmp_path), "--resume", "--rival-strength", "6"])
+    with pytest.raises(UserError, match=r"--method is gns, but the run in .* was started with rival"):
+        parse_train(["-m", str(tmp_path), "--resume", "--method", "gns"])
+    with pytest.raises(SystemExit):
+        parse_train(["--help"])
+    text = capsys.readouterr().out
+    assert "\nmethod rival:\n" in text and "--rival-strength" in text and "rival: another way" not in text
+
+
+@pytest.mark.usefixtures("rival")
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--final-budget", "5k"], "--method rival grows to what it needs: leave --final-budget out"),
+        (["--schedule", "fast"], "--method rival has no schedule fast: standard is its own"),
+        (["--rival-strength", "0"], "--rival-strength is 0: it must be at least 1"),
+        (["--rival-strength", "x"], "--rival-strength: 'x' is not a whole number"),
+        (["--rival-strenght", "1"], "unknown option --rival-strenght: did you mean --rival-strength?"),
+    ],
+)
+def test_a_method_is_refused_what_it_does_not_have(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        parse_train([*SCENE, "--method", "rival", *words])
+    assert str(refusal.value) == sentence
+
+
+def test_a_budgeted_method_asks_for_its_budget() -> None:
+    with pytest.raises(UserError, match="--final-budget is missing: size of the finished model"):
+        Config(final_budget=None)
+
+
+# A configuration without a command line
+
+
+def test_a_configuration_without_paths() -> None:
+    config = Config(final_budget=5_000)
+    assert not any(isinstance(value, Path) for value in vars(config).values())
+    command_line = parse_train([*SCENE, "--final-budget", "5k"])
+    assert {field.name: getattr(command_line, field.name) for field in fields(Config)} == vars(config)
+    assert config.iterations == 30_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rules": {"other": None}}, "there is no rule 'other' in method gns: it has edge_growth, natural_selection"),
+        (
+            {"rules": {"natural_selection": {"final_cut": "lowest"}}},
+            "the options of rule natural_selection are S",
+        ),
+        ({"rules": {"natural_selection": SelectionOptions("best")}}, "--final-cut is 'best': choose one of"),
+        ({"rules": {"natural_selection": SelectionOptions(3)}}, "--final-cut cannot be 3"),  # type: ignore[arg-type]
+        ({"method": "other"}, "--method is 'other': choose one of gns"),
+        ({"final_budget": 99}, "--final-budget is 99 Gaussians"),
+        ({"sh_degree": 4}, "--sh-degree is 4"),
+        ({"device": "gpu"}, "--device is 'gpu'"),
+        ({"iterations": 0}, "--iterations is 0"),
+        ({"iterations": 10.0}, "--iterations cannot be 10.0"),
+    ],
+)
+def test_a_configuration_is_checked_when_it_is_made(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        Config(**{"final_budget": 5_000, **changes})
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_options_of_rules_that_are_left_out_have_their_defaults() -> None:
+    config = Config(final_budget=5_000, rules={"natural_selection": SelectionOptions("lowest")})
+    assert list(config.rules) == ["edge_growth", "natural_selection"]
+    assert config.rules["natural_selection"] == SelectionOptions("lowest", False)

@@ -17,8 +17,9 @@ from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from gns.arguments import MetricsConfig, SceneConfig
+from gns.commands.metrics import evaluate_models, evaluate_run
 from gns.errors import UserError
-from gns.metrics import evaluate_models, evaluate_run, load_lpips, psnr, ssim
+from gns.metrics import load_lpips, psnr, ssim
 from gns.run_folder import RunFolder
 from gns.utils.png import from_eight_bit, read_png, to_eight_bit, write_png
 

@@ -19,6 +19,7 @@ from gns.arguments import SceneConfig, TrainConfig
 from gns.errors import UserError
 from gns.run_folder import CHECKPOINT_FORMAT, RunFolder, read_checkpoint
 from gns.scene import Camera, PointCloud, Scene, View
+from gns.testing.tiny import same_state
 from gns.utils.ply_file import read_table
 from tests.scene.test_ply import random_gaussians
 
@@ -95,7 +96,6 @@ def test_open_reads_the_folder_of_another_tool(tmp_path: Path) -> None:
         images="images_4",
         white_background=True,
         eval=False,
-        sh_degree=2,
     )
 
 
@@ -177,30 +177,19 @@ def test_a_checkpoint_alone_is_not_overwritten_either(run: RunFolder, config: Tr
 # Checkpoints
 
 
-def same(left: Any, right: Any) -> bool:
-    """Equality of nested states, bit by bit, types included."""
-    if isinstance(left, torch.Tensor):
-        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return set(left) == set(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return type(left) is type(right) and bool(left == right)
-
-
 def test_checkpoint_round_trip(run: RunFolder) -> None:
     state = {
         "rows": torch.randn(5, 3),
         "planes": torch.randn(3, 5).movedim(0, -1),
         "steps": 7,
         "rate": 2e-4,
-        "settled": None,
+        "finished_at": None,
         "generator": torch.Generator().manual_seed(3).get_state(),
         "nested": {"order": [3, 1, 2], "name": "a"},
     }
     run.save_checkpoint(state, 7)
     loaded = run.load_checkpoint()
-    assert same(state, loaded)
+    assert same_state(state, loaded)
     assert loaded["planes"].stride() == state["planes"].stride()  # type: ignore[attr-defined]
 
 
@@ -242,7 +231,7 @@ def test_checkpoint_of_another_version_is_refused(run: RunFolder) -> None:
     path = run.checkpoint_path(7)
     path.parent.mkdir()
     torch.save({"format": CHECKPOINT_FORMAT + 1, "gns": "9.9", "iteration": 7, "state": {}}, path)
-    with pytest.raises(UserError, match=r"written by gns 9\.9 in format 2, and this version reads 1"):
+    with pytest.raises(UserError, match=r"written by gns 9\.9 in format 3, and this version reads 2"):
         run.load_checkpoint()
 
 

@@ -247,7 +247,7 @@ class Commands:
         if command == "train":
             config = parse_train(arguments)
             run = RunFolder.create(folder, config)
-            run.save_model(random_gaussians(config.final_budget, 0), config.iterations)
+            run.save_model(random_gaussians(config.final_budget or 0, 0), config.iterations)
             run.log({"iteration": 10, "seconds": 60})
             run.log({"iteration": 30, "seconds": 90})
             run.log({"iteration": 30, "seconds": 30})  # after a resume

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,17 +23,23 @@ from gns.cli import run
 from gns.cli import train as train_command
 from gns.errors import UserError
 from gns.model.adam import BETA1, BETA2, EPSILON, AdamGroup, AdamTensors, adam_step
-from gns.rules.calendar import SCHEDULES, STANDARD, Growth, Phase, Schedule, StepPeriod, every
-from gns.rules.edge_growth import Densification
+from gns.rules.base import Calendars
+from gns.rules.calendar import every
+from gns.rules.edge_growth import Growth, GrowthCalendar
+from gns.rules.natural_selection import SelectionCalendar, SelectionPhase
+from gns.rules.optimisation import StepPeriod
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene.gaussians import GROUPS
 from gns.team import SINGLE, Team, device_option, fingerprint
+from gns.testing.colour_gain import ColourGain
 from gns.testing.scene_files import small_scene, write_colmap
-from gns.training.loop import Trainer, TrainState, train
+from gns.testing.tiny import TINY_BUDGET, TINY_ITERATIONS, planted_calendars, same_state, tiny_config
+from gns.training.loop import Trainer, train
+from gns.training.state import TrainState
 from gns.utils.ply_file import count_rows
 from gns.utils.torchrun import Place, place
 from tests import team_worker
 from tests.team_worker import scene
-from tests.training.test_training import BUDGET, ITERATIONS, _advance, _config, _same
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 600  # a bound on a hang, not on speed: machines of CI are shared
@@ -73,81 +79,101 @@ def _result(folder: Path, name: str, rank: int) -> Any:
 
 
 @dataclass(frozen=True)
-class _PairedPhase(Phase):
-    """A round of which an iteration of two processes is two iterations; a pulse falls on the first of them."""
+class _PairedPhase(SelectionPhase):
+    """A phase of which an iteration of two processes is two iterations; a pulse falls on the first of them."""
 
-    def goal(self, it: int) -> float:
-        return super().goal(it + 1)
+    def target(self, it: int) -> float:
+        return super().target(it + 1)
 
 
 def _twice(iterations: range) -> range:
     return every(2 * iterations.step, 2 * iterations[0], 2 * iterations[-1])
 
 
-def _on_one_process(when: Schedule) -> Schedule:
-    """The schedule by which one process does, view by view, what two do by `when`."""
-
-    def growth(two: Growth) -> Growth:
-        return replace(
-            two,
-            observe=every(1, 2 * two.observe[0] - 1, 2 * two.observe[-1]),
-            densify=_twice(two.densify),
-            survey_until=2 * two.survey_until,
-            budget_from=2 * two.budget_from,
-            budget_span=2 * two.budget_span,
-        )
-
-    def phase(two: Phase) -> Phase:
-        return _PairedPhase(
-            begin=2 * two.begin,
-            end=2 * two.end,
-            level_until=2 * two.level_until - 1,
-            goal_zero=2 * two.goal_zero,
-            pulse_interval=2 * two.pulse_interval,
-            deaths=_twice(two.deaths),
-            death_opacity=two.death_opacity,
-            recovery=2 * two.recovery,
-        )
-
-    return replace(
-        when,
-        iterations=2 * when.iterations,
-        early_cleanup=2 * when.early_cleanup,
-        growths=tuple(growth(two) for two in when.growths),
-        full_surveys=tuple(2 * it for it in when.full_surveys),
-        opacity_resets=tuple(2 * it for it in when.opacity_resets),
-        recovery_prunes=tuple(2 * it for it in when.recovery_prunes),
-        phases=tuple(phase(two) for two in when.phases),
-        step_periods=tuple(
-            StepPeriod(2 * two.last, 2 * two.period, 2 * two.sh_rest_period) for two in when.step_periods
+def _on_one_process(two: Calendars) -> Calendars:
+    """The calendars by which one process does, view by view, what two do by `two`."""
+    growth, selection = two.rules
+    assert isinstance(growth, GrowthCalendar) and isinstance(selection, SelectionCalendar)
+    periods = two.optimisation.step_periods
+    return Calendars(
+        replace(
+            two.optimisation,
+            iterations=2 * two.optimisation.iterations,
+            step_periods=tuple(StepPeriod(2 * of.last, 2 * of.period, 2 * of.sh_rest_period) for of in periods),
         ),
+        (
+            replace(
+                growth,
+                early_cleanup=2 * growth.early_cleanup,
+                growths=tuple(map(_growth_on_one_process, growth.growths)),
+                full_surveys=tuple(2 * it for it in growth.full_surveys),
+                opacity_resets=tuple(2 * it for it in growth.opacity_resets),
+                recovery_prunes=tuple(2 * it for it in growth.recovery_prunes),
+            ),
+            SelectionCalendar(tuple(map(_phase_on_one_process, selection.phases))),
+        ),
+    )
+
+
+def _growth_on_one_process(two: Growth) -> Growth:
+    return replace(
+        two,
+        observe=every(1, 2 * two.observe[0] - 1, 2 * two.observe[-1]),
+        densify=_twice(two.densify),
+        survey_until=2 * two.survey_until,
+        budget_from=2 * two.budget_from,
+        budget_span=2 * two.budget_span,
+    )
+
+
+def _phase_on_one_process(two: SelectionPhase) -> SelectionPhase:
+    return _PairedPhase(
+        begin=2 * two.begin,
+        end=2 * two.end,
+        level_until=2 * two.level_until - 1,
+        target_zero_at=2 * two.target_zero_at,
+        pulse_interval=2 * two.pulse_interval,
+        prune_at=_twice(two.prune_at),
+        prune_opacity=two.prune_opacity,
+        recovery=2 * two.recovery,
     )
 
 
 def _counted_by_two(state: dict[str, Any]) -> dict[str, Any]:
     """A state of one process, with its iterations counted as two processes count them."""
-    selection = dict(state["selection"])
-    if selection["settled"] is not None:
-        assert selection["settled"] % 2 == 0
-        selection["settled"] //= 2
+    selection = dict(state["rules"]["natural_selection"])
+    if selection["finished_at"] is not None:
+        assert selection["finished_at"] % 2 == 0
+        selection["finished_at"] //= 2
     assert state["iteration"] % 2 == 0
-    return {**state, "iteration": state["iteration"] // 2, "selection": selection}
+    rules = {**state["rules"], "natural_selection": selection}
+    return {**state, "iteration": state["iteration"] // 2, "rules": rules}
 
 
-HANDOVER = 183  # in the contest
-_PAIRED = patch.dict(SCHEDULES, standard=_on_one_process(team_worker.schedule()))
+HANDOVER = 183  # in the selection phase
+
+
+def _paired() -> AbstractContextManager[None]:
+    """The calendars of one process that does what two do."""
+    return planted_calendars(_on_one_process(team_worker.calendars()))
 
 
 @pytest.fixture(scope="module")
 def one_process() -> dict[str, Any]:
     """The final state of one process that does what the two do; `handover` is its state on the way."""
-    config, tiny = _config(iterations=2 * ITERATIONS), scene()
-    with _PAIRED:
-        trainer, state = Trainer(config, tiny), TrainState.begin(config, tiny)
+    config, tiny = tiny_config(iterations=2 * TINY_ITERATIONS), scene()
+    with _paired():
+        trainer = Trainer(config, tiny)
+    state = trainer.begin()
     _advance(trainer, state, 2 * HANDOVER)
     handover = _copy(state.state_dict())
-    _advance(trainer, state, 2 * ITERATIONS)
+    _advance(trainer, state, 2 * TINY_ITERATIONS)
     return {"whole": state.state_dict(), "handover": handover}
+
+
+def _advance(trainer: Trainer, state: TrainState, until: int) -> None:
+    while state.iteration < until:
+        trainer.advance(state)
 
 
 def _copy(state: Any) -> Any:
@@ -161,7 +187,7 @@ def folder(one_process: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     """What two processes leave of all scenarios that they survive, and of the death of one."""
     path = tmp_path_factory.mktemp("team")
     torch.save(_counted_by_two(one_process["handover"]), path / "one_process.pt")
-    names = ("gathered", "whole", "written", "resumed", "taken_over", "strayed", "diverged", "stopped", "dead")
+    names = ("gathered", "whole", "written", "part", "resumed", "taken_over", "strayed", "diverged", "stopped", "dead")
     first, second = _play(path, *names)
     assert (first.returncode, second.returncode) == (0, 7), first.stderr + second.stderr
     (path / "said").write_text(first.stdout)
@@ -199,46 +225,65 @@ def test_gathered_by_rank(folder: Path) -> None:
 
 def test_two_processes_hold_the_same_to_the_bit(folder: Path) -> None:
     first, second = (_result(folder, "whole", rank) for rank in (0, 1))
-    assert _same(first, second)
-    assert first["iteration"] == ITERATIONS and len(first["population"]["visits"]) == BUDGET
+    assert same_state(first, second)
+    assert first["iteration"] == TINY_ITERATIONS and len(first["population"]["statistics"]["visits"]) == TINY_BUDGET
 
 
 def test_two_processes_do_what_one_does_in_twice_the_iterations(folder: Path, one_process: dict[str, Any]) -> None:
     """Growth with surveys, contest, cut, summed gradients: every bit of the state."""
     two, one = _result(folder, "whole", 0), _counted_by_two(one_process["whole"])
-    assert two["selection"]["settled"] is not None and two["selection"]["prior"] is not None
-    assert two["selection"] == one["selection"]
-    assert _same(two, one)
+    selection = two["rules"]["natural_selection"]
+    assert selection["finished_at"] is not None and selection["initial_target"] is not None
+    assert selection == one["rules"]["natural_selection"]
+    assert same_state(two, one)
 
 
-def test_a_run_repeats_itself_and_nothing_depends_on_the_journal(folder: Path) -> None:
+def test_two_processes_train_a_part_as_one_does(folder: Path) -> None:
+    """Its gradients are summed over the processes, unspent ones too, and every process takes the same steps."""
+    first, second = (_result(folder, "part", rank) for rank in (0, 1))
+    assert same_state(first, second)
+    with _paired():
+        config = tiny_config(iterations=2 * TINY_ITERATIONS)
+        trainer = Trainer(config, scene(), parts=[ColourGain(5, period=4)])
+    one = trainer.begin()
+    _advance(trainer, one, 2 * team_worker.PART_ITERATIONS)
+    gain = first["parts"]["colour_gain"]
+    assert gain["gradient"].any() and (gain["gains"] != 1).all()
+    assert same_state(first, _counted_by_two(one.state_dict()))
+
+
+def test_a_run_repeats_itself_and_nothing_depends_on_who_listens(folder: Path) -> None:
     for rank in (0, 1):
-        assert _same(_result(folder, "written", rank), _result(folder, "whole", rank))
+        assert same_state(_result(folder, "written", rank), _result(folder, "whole", rank))
 
 
 def test_only_the_first_process_writes_and_speaks(folder: Path) -> None:
     path = folder / "model"
     run_folder = RunFolder.open(path)
-    assert run_folder.saved_iterations() == [50, ITERATIONS]
+    assert run_folder.saved_iterations() == [50, TINY_ITERATIONS]
     assert run_folder.checkpoint_iterations() == [77]
-    assert [record["iteration"] for record in run_folder.read_log() if "held_out_psnr" in record] == [40, ITERATIONS]
+    assert [record["iteration"] for record in run_folder.read_log() if "held_out_psnr" in record] == [
+        40,
+        TINY_ITERATIONS,
+    ]
     assert (folder / "said").read_text().count("held-out views") == 2
 
 
 def test_two_processes_resume_their_checkpoint(folder: Path) -> None:
-    assert _same(_result(folder, "resumed", 0), _result(folder, "whole", 0))
+    assert same_state(_result(folder, "resumed", 0), _result(folder, "whole", 0))
 
 
 def test_two_processes_go_on_from_one(folder: Path) -> None:
     for rank in (0, 1):
-        assert _same(_result(folder, "taken_over", rank), _result(folder, "whole", 0))
+        assert same_state(_result(folder, "taken_over", rank), _result(folder, "whole", 0))
 
 
 def test_one_process_goes_on_from_two(folder: Path, one_process: dict[str, Any]) -> None:
     saved = read_checkpoint(folder / "model" / "checkpoints" / "iteration_77.pt")
-    with _PAIRED:
-        continued = train(_config(iterations=2 * ITERATIONS), scene(), checkpoint={**saved, "iteration": 2 * 77})
-    assert _same(continued.state_dict(), one_process["whole"])
+    with _paired():
+        config = tiny_config(iterations=2 * TINY_ITERATIONS)
+        continued = train(scene(), config, resume_from={**saved, "iteration": 2 * 77})
+    assert same_state(continued.state_dict(), one_process["whole"])
 
 
 # When something goes wrong
@@ -250,7 +295,7 @@ def test_a_copy_that_strays_by_one_bit_is_found(folder: Path) -> None:
 
 
 def test_a_loss_of_another_process_is_named(folder: Path) -> None:
-    views, state = scene().train, TrainState.begin(_config(), scene())
+    views, state = scene().train, Trainer(tiny_config(), scene()).begin()
     name = [views[state.sampler.next()].camera.name for _ in range(2 * 25)][-1]
     for rank in (0, 1):
         assert f"loss of view {name} at iteration 25 is not finite" in _result(folder, "diverged", rank)
@@ -258,7 +303,7 @@ def test_a_loss_of_another_process_is_named(folder: Path) -> None:
 
 def test_a_stop_of_one_process_stops_all_with_a_checkpoint(folder: Path) -> None:
     for rank in (0, 1):
-        assert _result(folder, "stopped", rank) == "KeyboardInterrupt: with the checkpoints [30]"
+        assert _result(folder, "stopped", rank) == (30, [30])
 
 
 def test_the_death_of_a_process_ends_the_others(folder: Path) -> None:
@@ -284,9 +329,9 @@ def test_a_team_of_one_exchanges_nothing() -> None:
     assert place() == Place()
 
 
-def test_the_survey_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(_config(), scene(), Team(1, 2))
-    assert isinstance(trainer.densifier, Densification) and trainer.densifier.team.size == 2
+def test_rules_know_the_team() -> None:
+    trainer = Trainer(tiny_config(), scene(), Team(1, 2))
+    assert [(rule.run.team.rank, rule.run.team.size) for rule in trainer.plan.rules] == [(1, 2)] * 2
 
 
 def test_fingerprints_see_every_bit() -> None:
@@ -317,9 +362,14 @@ def test_fingerprints_see_every_bit() -> None:
 @pytest.mark.parametrize(("length", "size", "merged"), [(30_000, 2, 1), (15_000, 2, 2), (3_750, 8, 8), (30_000, 1, 1)])
 def test_a_step_stands_for_those_of_one_process(length: int, size: int, merged: int) -> None:
     """What matters is how many views a step has here, and in the run of one process that sees as many views."""
-    steps = Trainer(_config(iterations=length), scene(), Team(0, size))._merged_steps
-    assert set(steps(length // 2).values()) == {merged}
-    assert set(steps(length).values()) == {1}  # both sum 20 views by then
+    trainer = Trainer(tiny_config(iterations=length), scene(), Team(0, size))
+
+    def steps(it: int) -> set[int]:
+        periods = trainer.plan.optimisation.iterations_per_step(it, GROUPS)
+        return set(trainer._merged_steps(it, periods).values())
+
+    assert steps(length // 2) == {merged}
+    assert steps(length) == {1}  # both sum 20 views by then
 
 
 def test_a_merged_step_is_adams_with_the_rate_of_a_batch() -> None:
@@ -370,7 +420,7 @@ def _under_torchrun(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
 def test_without_iterations_a_team_sees_as_many_views_as_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["-s", "scene", "--final-budget", "1000"]
-    assert parse_train(arguments).iterations == STANDARD.iterations
+    assert parse_train(arguments).iterations == 30_000
     _under_torchrun(monkeypatch, 8)
     assert place() == Place(1, 8, 1, 8)
     assert parse_train(arguments).iterations == 3_750

@@ -18,7 +18,7 @@ from torch import Tensor
 from gns.errors import UserError
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.scene import Gaussians
-from gns.scene.gaussians import as_planes
+from gns.scene.gaussians import GROUPS, as_planes
 from gns.utils.workspace import Workspace
 
 
@@ -273,12 +273,11 @@ class Population:
     ) -> Population:
         """The population that `state_dict` described, bit by bit, on `device` (default: where its tensors are).
 
-        Takes over those of its tensors that are there already. Raises KeyError where it lacks one of the `extras`, and
-        ValueError where it has others.
+        Takes over those of its tensors that are there already. Raises KeyError where a tensor is missing, and
+        ValueError where it has other extras than `extras`.
         """
         groups, statistics = state["groups"], state["statistics"]
-        own = [name for name in groups if name not in {extra.name for extra in extras}]
-        population = cls(Gaussians(**{name: groups[name]["parameter"].to(device) for name in own}), extras)
+        population = cls(Gaussians(**{name: groups[name]["parameter"].to(device) for name in GROUPS}), extras)
         if set(groups) != set(population._groups) or set(statistics) != set(population._statistics):
             raise ValueError(f"its Gaussians keep {', '.join([*groups, *statistics])}")
         for name, group in population._groups.items():

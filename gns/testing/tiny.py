@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -12,7 +16,11 @@ from torch import Tensor
 
 from gns.arguments import TrainConfig
 from gns.gaussian_renderer import render
+from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, Run, optimisation_of
+from gns.rules.base import Calendars
+from gns.rules.optimisation import StepPeriod
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.team import SINGLE, Team
 from gns.utils.png import to_eight_bit
 
 TINY_BUDGET = 100
@@ -52,8 +60,35 @@ def tiny_config(folder: Path = Path("unused"), **changes: Any) -> TrainConfig:
     return TrainConfig(**{**options, **changes})
 
 
+def tiny_run(budget: int = TINY_BUDGET, views: Sequence[View] = (), team: Team = SINGLE, *, extent: float = 1.0) -> Run:
+    """What a rule may know of a run at its natural length."""
+    optimisation = optimisation_of(DEFAULT_METHOD, SCHEDULES[0])
+    return Run(budget=budget, extent=extent, views=views, optimisation=optimisation, team=team)
+
+
+def summing_calendars(**changes: Any) -> Calendars:
+    """The default method in TINY_ITERATIONS, with gradients summed over several iterations at the end.
+
+    The scaled calendar of so short a run steps in every iteration. `changes` are fields of its `Optimisation`.
+    """
+    natural = METHODS[DEFAULT_METHOD].schedules[SCHEDULES[0]]
+    factor = TINY_ITERATIONS / natural.optimisation.iterations
+    periods = (StepPeriod(200, 1, 1), StepPeriod(240, 3, 3), StepPeriod(TINY_ITERATIONS, 7, 14))
+    optimisation = replace(natural.optimisation.scaled(factor), step_periods=periods, **changes)
+    return Calendars(optimisation, tuple(calendar.scaled(factor) for calendar in natural.rules))
+
+
+@contextmanager
+def planted_calendars(calendars: Calendars) -> Iterator[None]:
+    """Let the default method's first schedule be `calendars` inside the block."""
+    method = METHODS[DEFAULT_METHOD]
+    schedules = {**method.schedules, SCHEDULES[0]: calendars}
+    with patch.dict(METHODS, {DEFAULT_METHOD: replace(method, schedules=schedules)}):
+        yield
+
+
 def same_state(first: Any, second: Any) -> bool:
-    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal to the last bit."""
+    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal, to the last bit."""
     if isinstance(first, dict):
         return (
             isinstance(second, dict)
@@ -62,7 +97,7 @@ def same_state(first: Any, second: Any) -> bool:
         )
     if isinstance(first, Tensor):
         return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    return bool(first == second)
+    return type(first) is type(second) and bool(first == second)
 
 
 def small_gaussians(count: int, generator: torch.Generator, *, sigma: float = 0.06, spread: float = 0.0) -> Gaussians:

@@ -103,7 +103,7 @@ class Trainer:
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
         view = self.views[own]
-        observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it))]
+        observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it)) is not None]
         output = render(
             view.camera,
             state.rendered(),

@@ -46,8 +46,8 @@ class Recorder:
     @contextmanager
     def listening(self) -> Iterator[Recorder]:
         """The block in which the run takes place."""
-        self._emit(Started(iteration=self._state.iteration, _state=self._state))
         try:
+            self._emit(Started(iteration=self._state.iteration, _state=self._state))
             yield self
             if not self.stopped:
                 self._emit(Finished(iteration=self._state.iteration, _state=self._state))
@@ -133,6 +133,7 @@ class Recorder:
         )
 
     def _emit(self, event: Event) -> None:
-        for listener in self._listeners:
-            for further in listener.hear(event):
-                self._emit(further)
+        """Let all listeners hear an event, and then what it led to: nobody hears of an effect before its cause."""
+        effects = [effect for listener in self._listeners for effect in listener.hear(event)]
+        for effect in effects:
+            self._emit(effect)

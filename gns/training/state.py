@@ -85,6 +85,9 @@ class TrainState:
         """
         sh_degree = self.population.gaussians.sh_degree
         try:
+            for kind, own in (("generators", self.generators), ("rules", self.rules), ("parts", self.parts)):
+                if set(saved[kind]) != set(own):
+                    raise ValueError(f"its {kind} are {', '.join(saved[kind]) or 'none'}")
             self.iteration = saved["iteration"]
             self.population = Population.from_state_dict(saved["population"], self.plan.extras, device)
             self.sampler.load_state_dict(saved["sampler"])

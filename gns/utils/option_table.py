@@ -96,6 +96,8 @@ def check(config: Any) -> None:
         value, described = getattr(config, field.name), option_of(field)
         if not _has_type(value, hints[field.name]):
             raise UserError(f"{flag(field.name)} cannot be {value!r}")
+        if value is None:
+            continue
         for entry in value if isinstance(value, tuple) else (value,):
             if described.choices and entry not in described.choices:
                 raise UserError(f"{flag(field.name)} is {entry!r}: choose one of {', '.join(described.choices)}")

@@ -10,13 +10,31 @@ import torch
 from torch import Tensor
 
 from gns.errors import UserError
-from gns.gaussian_renderer.output import RenderOutput
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
-from gns.model.population import Population, Split
-from gns.rules.calendar import GROUPS
+from gns.model.population import Extra, Population, Split
 from gns.scene import Gaussians
+from gns.scene.gaussians import GROUPS
+from gns.testing.tiny import same_state
 
-RATES = {"means": 1e-3, "log_scales": 5e-3, "quats": 1e-3, "opacity_logits": 2.5e-2, "sh_dc": 2.5e-3, "sh_rest": 2.5e-4}
+# Trained or not, inherited or not, numbers and vectors, from zero and from elsewhere.
+EXTRAS = (
+    Extra("visits"),
+    Extra("age", width=2, initial=-1.0, inherited=True),
+    Extra("mask", initial=0.5, rate=1e-2),
+    Extra("shift", width=2, rate=2e-3, inherited=True),
+)
+STATISTICS, TRAINED = ("visits", "age"), ("mask", "shift")
+RATES = {
+    "means": 1e-3,
+    "log_scales": 5e-3,
+    "quats": 1e-3,
+    "opacity_logits": 2.5e-2,
+    "sh_dc": 2.5e-3,
+    "sh_rest": 2.5e-4,
+    "mask": 1e-2,
+    "shift": 2e-3,
+}
+ONCE = dict.fromkeys(RATES, 1)  # each step stands for one
 
 
 def _gaussians(count: int, seed: int = 0, sh_degree: int = 1) -> Gaussians:
@@ -41,28 +59,35 @@ def _gradient(values: Tensor) -> Tensor:
     return values.grad
 
 
-def _seen(count: int, seed: int) -> RenderOutput:
-    generator = torch.Generator().manual_seed(seed)
-    radii = torch.randint(0, 3, (count,), generator=generator).float()
-    abs_grad = torch.rand(count, 2, generator=generator) * (radii > 0)[:, None]
-    return RenderOutput(torch.zeros(3, 1, 1), torch.zeros(1, 1), radii, abs_grad)
-
-
 def _lived_in(count: int = 12) -> Population:
     """A population whose every row differs in every tensor."""
-    population = Population(_gaussians(count))
+    population = Population(_gaussians(count), EXTRAS)
     for seed in (1, 2):
         _add_gradients(population, seed)
-        population.step(GROUPS, RATES)
-    population.observe(_seen(count, seed=3))
+        population.step(population.groups, RATES, ONCE)
+    generator = torch.Generator().manual_seed(3)
+    for name in STATISTICS:
+        population.extra(name).add_(torch.rand(population.extra(name).shape, generator=generator))
     _add_gradients(population, 4)
     return population
 
 
 def _add_gradients(population: Population, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for _, values in population.gaussians.named_tensors():
-        _gradient(values).add_(torch.randn(values.shape, generator=generator))
+    for gradient in population.sums(statistics=False):
+        gradient.add_(torch.randn(gradient.shape, generator=generator))
+
+
+def _begun(name: str, count: int, children: Gaussians, origins: Tensor, before: dict[str, Tensor]) -> Tensor:
+    """What a newborn row must hold in the tensor of a state that is called `name`."""
+    owner = name.split("/")[1]
+    if name.endswith(("/gradient", "/first_moment", "/second_moment")):
+        return torch.zeros_like(before[name])[:1].expand(count, *before[name].shape[1:])
+    for extra in EXTRAS:
+        if extra.name == owner:
+            return before[name][origins] if extra.inherited else torch.full_like(before[name][origins], extra.initial)
+    values: Tensor = getattr(children, owner)
+    return values
 
 
 def _tensors(state: Any, prefix: str = "") -> dict[str, Tensor]:
@@ -80,19 +105,62 @@ def _is_planes(values: Tensor) -> bool:
     return values.movedim(0, -1).is_contiguous()
 
 
+def _assert_leaves(population: Population) -> None:
+    """Parameters, trained extras included, are leaves of autograd stored as planes, and so are their gradients."""
+    parameters = [values for _, values in population.gaussians.named_tensors()]
+    for values in [*parameters, *(population.extra(name) for name in TRAINED)]:
+        assert values.is_leaf and values.requires_grad
+        assert _is_planes(values) and _is_planes(_gradient(values))
+    for name in STATISTICS:
+        assert not population.extra(name).requires_grad and _is_planes(population.extra(name))
+
+
 def test_begins_with_the_given_rows_and_nothing_else() -> None:
     gaussians = _gaussians(5)
     population = Population(gaussians)
     assert len(population) == 5
+    assert population.groups == GROUPS
     for name, tensor in _tensors(population.state_dict()).items():
         if name.endswith("/parameter"):
             assert torch.equal(tensor, getattr(gaussians, name.split("/")[1]))
         else:
             assert not tensor.any(), name
-    assert len(_tensors(population.state_dict())) == 6 * 4 + 2
+    assert len(_tensors(population.state_dict())) == 6 * 4
     for _, values in population.gaussians.named_tensors():
         assert values.is_leaf and values.requires_grad
         assert _is_planes(values) and _is_planes(_gradient(values))
+
+
+def test_extras_begin_at_their_initial_values() -> None:
+    population = Population(_gaussians(5), EXTRAS)
+    assert population.groups == (*GROUPS, *TRAINED)
+    assert len(_tensors(population.state_dict())) == (6 + 2) * 4 + 2
+    assert torch.equal(population.extra("visits"), torch.zeros(5))
+    assert torch.equal(population.extra("age"), torch.full((5, 2), -1.0))
+    assert torch.equal(population.extra("mask"), torch.full((5,), 0.5))
+    assert torch.equal(population.extra("shift"), torch.zeros(5, 2))
+    _assert_leaves(population)
+    with pytest.raises(KeyError):
+        population.extra("unknown")
+
+
+def test_sums_are_all_that_grows() -> None:
+    population = _lived_in()
+    gradients = [_gradient(values) for _, values in population.gaussians.named_tensors()]
+    gradients += [_gradient(population.extra(name)) for name in TRAINED]
+    alone, together = population.sums(statistics=False), population.sums(statistics=True)
+    for found, wanted in zip(alone, gradients, strict=True):
+        assert found is wanted
+    for found, wanted in zip(together, [*gradients, *map(population.extra, STATISTICS)], strict=True):
+        assert found is wanted
+
+
+def test_scratch_has_a_number_for_each_gaussian_and_is_handed_out_again() -> None:
+    population = _lived_in()
+    scratch = population.scratch()
+    assert scratch.shape == (12,) and scratch.data_ptr() == population.scratch().data_ptr()
+    population.keep(torch.arange(12) < 5)
+    assert population.scratch().shape == (5,)
 
 
 def test_keep_takes_everything_along() -> None:
@@ -103,11 +171,11 @@ def test_keep_takes_everything_along() -> None:
     after = _tensors(population.state_dict())
     assert len(population) == 8
     for name, tensor in before.items():
-        assert tensor.any(), name
+        assert len(set(map(str, tensor.tolist()))) == 12, (
+            name
+        )  # a row of its own for each: none can stand in for another
         assert torch.equal(after[name], tensor[mask]), name
-    for _, values in population.gaussians.named_tensors():
-        assert values.is_leaf and values.requires_grad
-        assert _is_planes(values) and _is_planes(_gradient(values))
+    _assert_leaves(population)
 
 
 def test_keeping_all_changes_nothing() -> None:
@@ -125,23 +193,49 @@ def test_keeping_none_is_refused() -> None:
 def test_split_replaces_parents_by_newborn_children() -> None:
     population = _lived_in()
     before = _tensors(population.state_dict())
-    parents, children = torch.tensor([7, 2]), _gaussians(4, seed=9)
-    population.split(Split(parents, children))
+    parents, children, origins = torch.tensor([7, 2]), _gaussians(4, seed=9), torch.tensor([7, 2, 2, 7])
+    population.split(Split(parents, children, origins))
     survivors = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
     assert len(population) == 14
     for name, tensor in _tensors(population.state_dict()).items():
         assert torch.equal(tensor[:10], before[name][survivors]), name
-        if name.endswith("/parameter"):
-            assert torch.equal(tensor[10:], getattr(children, name.split("/")[1]))
-        else:
-            assert not tensor[10:].any(), name
-    for _, values in population.gaussians.named_tensors():
-        assert _is_planes(values) and _is_planes(_gradient(values))
+        assert torch.equal(tensor[10:], _begun(name, 4, children, origins, before)), name
+    _assert_leaves(population)
+
+
+def test_append_leaves_everyone_and_adds_newborns() -> None:
+    population = _lived_in()
+    before = _tensors(population.state_dict())
+    children, origins = _gaussians(3, seed=9), torch.tensor([11, 0, 11])
+    population.append(children, origins)
+    assert len(population) == 15
+    for name, tensor in _tensors(population.state_dict()).items():
+        assert torch.equal(tensor[:12], before[name]), name
+        assert torch.equal(tensor[12:], _begun(name, 3, children, origins, before)), name
+    _assert_leaves(population)
+
+
+def test_overwrite_makes_newborns_of_rows() -> None:
+    """Rows may inherit from one that is overwritten itself: what it had before counts."""
+    population = _lived_in()
+    before = _tensors(population.state_dict())
+    leaves = [values for _, values in population.gaussians.named_tensors()]
+    rows, values, origins = torch.tensor([8, 1, 4]), _gaussians(3, seed=9), torch.tensor([1, 4, 10])
+    population.overwrite(rows, values, origins)
+    others = [row for row in range(12) if row not in rows.tolist()]
+    for name, tensor in _tensors(population.state_dict()).items():
+        assert torch.equal(tensor[others], before[name][others]), name
+        assert torch.equal(tensor[rows], _begun(name, 3, values, origins, before)), name
+    for (_, values_now), leaf in zip(population.gaussians.named_tensors(), leaves, strict=True):
+        assert values_now is leaf  # in place: a step and an edit later they are still the population's
+    _assert_leaves(population)
+    population.step(population.groups, RATES, ONCE)
+    assert {group["steps"] for group in population.state_dict()["groups"].values()} == {3}
 
 
 def test_all_may_split() -> None:
     population = _lived_in(2)
-    population.split(Split(torch.tensor([0, 1]), _gaussians(4, seed=9)))
+    population.split(Split(torch.tensor([0, 1]), _gaussians(4, seed=9), torch.tensor([0, 1, 0, 1])))
     assert torch.equal(population.gaussians.means, _gaussians(4, seed=9).means)
 
 
@@ -163,25 +257,14 @@ def test_opacity_reset_lowers_the_high_and_forgets_their_moments() -> None:
     assert population.state_dict()["groups"]["opacity_logits"]["steps"] == 2
 
 
-def test_statistics_average_over_the_views_that_drew_a_gaussian() -> None:
-    population = Population(_gaussians(3))
-    image, alpha = torch.zeros(3, 1, 1), torch.zeros(1, 1)
-    first = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
-    second = torch.tensor([[0.0, 1.0], [6.0, 8.0], [0.0, 0.0]])
-    population.observe(RenderOutput(image, alpha, torch.tensor([2.0, 0.0, 0.0]), first))
-    population.observe(RenderOutput(image, alpha, torch.tensor([1.0, 5.0, 0.0]), second))
-    assert population.screen_gradients.tolist() == [3.0, 10.0, 0.0]  # (5 + 1)/2, 10/1, never drawn
-    population.restart_statistics()
-    assert population.screen_gradients.tolist() == [0.0, 0.0, 0.0]
-
-
 def test_only_named_groups_step_and_the_others_go_on_summing() -> None:
-    population = Population(_gaussians(6))
+    population = Population(_gaussians(6), EXTRAS)
     _add_gradients(population, 1)
     before = _tensors(population.state_dict())
-    population.step(("means", "opacity_logits"), RATES)
-    for name, values in population.gaussians.named_tensors():
-        stepped = name in ("means", "opacity_logits")
+    population.step(("means", "opacity_logits", "shift"), RATES, ONCE)
+    extras = [(name, population.extra(name)) for name in TRAINED]
+    for name, values in [*population.gaussians.named_tensors(), *extras]:
+        stepped = name in ("means", "opacity_logits", "shift")
         assert torch.equal(values, before[f"groups/{name}/parameter"]) != stepped
         assert torch.equal(_gradient(values), before[f"groups/{name}/gradient"]) != stepped
         assert _gradient(values).any() != stepped
@@ -201,10 +284,11 @@ def test_autograd_adds_to_the_preallocated_gradient() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-12])
 def test_population_steps_like_torch_adam(scale: float) -> None:
     """Dense Adam through a split and a cull: survivors go on as though nothing had happened, unseen ones too."""
-    population = Population(_gaussians(10))
+    population = Population(_gaussians(10), EXTRAS)
     # The peer knows the survivors only: they start as rows 1 … 8 of the population and never notice their neighbours.
-    peers = [values.detach()[1:9].clone().requires_grad_() for _, values in population.gaussians.named_tensors()]
-    options = [{"params": [peer], "lr": RATES[name]} for name, peer in zip(GROUPS, peers, strict=True)]
+    start = {name: values.detach()[1:9].clone() for name, values in _parameters(population).items()}
+    peers = {name: values.clone().requires_grad_() for name, values in start.items()}
+    options = [{"params": [peer], "lr": RATES[name]} for name, peer in peers.items()]
     adam = torch.optim.Adam(options, eps=1e-15)
     generator = torch.Generator().manual_seed(5)
     rows = slice(1, 9)
@@ -213,18 +297,24 @@ def test_population_steps_like_torch_adam(scale: float) -> None:
             population.keep(torch.tensor([False] + [True] * 9))
             rows = slice(0, 8)
         if it == 7:
-            population.split(Split(torch.tensor([8]), _gaussians(2, seed=8)))
-        for (_, values), peer in zip(population.gaussians.named_tensors(), peers, strict=True):
-            gradient = scale * torch.randn(peer.shape, generator=generator)
+            population.split(Split(torch.tensor([8]), _gaussians(2, seed=8), torch.tensor([8, 8])))
+        for name, values in _parameters(population).items():
+            gradient = scale * torch.randn(peers[name].shape, generator=generator)
             gradient[it % 8] = 0.0  # unseen in this view
             _gradient(values)[rows] += gradient
-            peer.grad = gradient
-        population.step(GROUPS, RATES)
+            peers[name].grad = gradient
+        population.step(population.groups, RATES, ONCE)
         adam.step()
-    for (name, values), peer in zip(population.gaussians.named_tensors(), peers, strict=True):
-        moved = (peer - getattr(_gaussians(10), name)[1:9]).abs().max()
+    for name, values in _parameters(population).items():
+        moved = (peers[name] - start[name]).abs().max()
         assert moved > 2 * RATES[name]
-        assert torch.allclose(values[rows], peer, rtol=0, atol=1e-3 * RATES[name]), name
+        assert torch.allclose(values[rows], peers[name], rtol=0, atol=1e-3 * RATES[name]), name
+
+
+def _parameters(population: Population) -> dict[str, Tensor]:
+    """All that is trained, by group."""
+    extras = {name: population.extra(name) for name in population.groups if name not in GROUPS}
+    return dict(population.gaussians.named_tensors()) | extras
 
 
 def test_adam_step_keeps_layout_and_spends_the_gradient() -> None:
@@ -250,12 +340,29 @@ def test_saved_and_loaded_to_the_bit() -> None:
     file = io.BytesIO()
     torch.save(population.state_dict(), file)
     file.seek(0)
-    loaded = Population.from_state_dict(torch.load(file, weights_only=True))
-    for name, tensor in _tensors(population.state_dict()).items():
-        assert torch.equal(_tensors(loaded.state_dict())[name], tensor), name
-    for name, values in loaded.gaussians.named_tensors():
-        assert _is_planes(values) and _is_planes(_gradient(values))
-        assert loaded.state_dict()["groups"][name]["steps"] == 2
+    loaded = Population.from_state_dict(torch.load(file, weights_only=True), EXTRAS)
+    assert same_state(loaded.state_dict(), population.state_dict())
+    _assert_leaves(loaded)
+    assert {group["steps"] for group in loaded.state_dict()["groups"].values()} == {2}
     for one in (population, loaded):
-        one.step(GROUPS, RATES)
-    assert torch.equal(loaded.gaussians.sh_rest, population.gaussians.sh_rest)
+        one.step(one.groups, RATES, ONCE)
+        one.append(_gaussians(2, seed=9), torch.tensor([3, 4]))
+    assert same_state(loaded.state_dict(), population.state_dict())
+
+
+@pytest.mark.parametrize("kept", [(), EXTRAS[:3], EXTRAS[1:], (*EXTRAS[:2], Extra("other"), *EXTRAS[2:])])
+def test_a_population_with_other_extras_is_refused(kept: tuple[Extra, ...]) -> None:
+    saved = Population(_gaussians(4), kept).state_dict()
+    with pytest.raises(ValueError, match="its Gaussians keep"):
+        Population.from_state_dict(saved, EXTRAS)
+    with pytest.raises(ValueError, match="its Gaussians keep"):
+        Population.from_state_dict(Population(_gaussians(4), EXTRAS).state_dict(), kept)
+
+
+@pytest.mark.parametrize(
+    "other", [Extra("mask", width=2, initial=0.5, rate=1e-2), Extra("mask", initial=0.5)], ids=["wider", "untrained"]
+)
+def test_an_extra_of_another_kind_is_refused(other: Extra) -> None:
+    saved = Population(_gaussians(4), [other if extra.name == "mask" else extra for extra in EXTRAS]).state_dict()
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        Population.from_state_dict(saved, EXTRAS)

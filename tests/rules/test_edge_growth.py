@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,22 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import reference
-from gns.gaussian_renderer.output import RenderOutput
 from gns.model.population import Population
-from gns.rules.calendar import STANDARD, Growth
-from gns.rules.edge_growth import Densification, edge_survey, long_axis_split
+from gns.rules import screen_gradients
+from gns.rules.base import NoOptions
+from gns.rules.edge_growth import (
+    FAST,
+    STANDARD,
+    EdgeGrowth,
+    GrowthCalendar,
+    GrowthState,
+    all_but_faintest,
+    edge_survey,
+    long_axis_split,
+)
 from gns.scene import Camera, Gaussians, View
+from gns.team import SINGLE, Team
+from gns.testing.tiny import tiny_run
 
 (GROWTH,) = STANDARD.growths
 B = 100
@@ -47,23 +60,38 @@ def _views(count: int) -> list[View]:
 
 def _population(statistics: list[float], opacity_logits: Tensor | None = None) -> Population:
     """A population whose mean screen gradients are `statistics`."""
-    count = len(statistics)
-    gaussians = _gaussians(count)
-    population = Population(gaussians if opacity_logits is None else replace(gaussians, opacity_logits=opacity_logits))
-    abs_grad = torch.stack([torch.tensor(statistics), torch.zeros(count)], dim=1)
-    population.observe(RenderOutput(torch.zeros(3, 1, 1), torch.zeros(1, 1), torch.ones(count), abs_grad))
+    gaussians = _gaussians(len(statistics))
+    if opacity_logits is not None:
+        gaussians = replace(gaussians, opacity_logits=opacity_logits)
+    population = Population(gaussians, screen_gradients.EXTRAS)
+    _observe(population, torch.tensor(statistics))
     return population
 
 
-def _densify(population: Population, it: int, views: list[View], *, seed: int = 0, survey_all: bool = False) -> None:
-    Densification(views, B).densify(
-        population,
-        GROWTH,
-        it,
-        survey_all=survey_all,
-        survey_generator=torch.Generator().manual_seed(seed),
-        split_generator=torch.Generator().manual_seed(seed + 1),
-    )
+def _observe(population: Population, lengths: Tensor) -> None:
+    """One view in which everything is drawn, with screen gradients of these `lengths` [N]."""
+    gradients = torch.stack([lengths, torch.zeros_like(lengths)], dim=1)
+    screen_gradients.observe(population, gradients, torch.ones_like(lengths))
+
+
+def _rule(budget: int = B, views: Sequence[View] = (), calendar: GrowthCalendar = STANDARD) -> EdgeGrowth:
+    return EdgeGrowth(tiny_run(budget, views), calendar, NoOptions())
+
+
+def _chance(seed: int = 0) -> dict[str, torch.Generator]:
+    return {"survey": torch.Generator().manual_seed(seed), "split": torch.Generator().manual_seed(seed + 1)}
+
+
+def _densify(
+    population: Population,
+    it: int,
+    views: Sequence[View] = (),
+    *,
+    seed: int = 0,
+    calendar: GrowthCalendar = STANDARD,
+    budget: int = B,
+) -> None:
+    _rule(budget, views, calendar).densify(population, calendar.growths[0], it, _chance(seed))
 
 
 # Candidates
@@ -71,11 +99,11 @@ def _densify(population: Population, it: int, views: list[View], *, seed: int = 
 
 def test_candidates_reach_the_threshold() -> None:
     statistic = torch.tensor([2.9e-4, 3.1e-4, 0.0, 1.0, 2.1e-4, torch.nan])
-    policy = Densification([], B)
-    assert policy.candidates(statistic, GROWTH, 600).tolist() == [1, 3]
-    assert policy.candidates(statistic, GROWTH, 14_500).tolist() == [1, 3]
-    assert policy.candidates(statistic, GROWTH, 14_600).tolist() == [0, 1, 3, 4]  # 3e-4/1.5 = 2e-4 while below 3·B
-    assert Densification([], 2).candidates(statistic, GROWTH, 14_600).tolist() == [1, 3]  # 3·2 = 6 are there
+    rule = _rule()
+    assert rule.candidates(statistic, GROWTH, 600).tolist() == [1, 3]
+    assert rule.candidates(statistic, GROWTH, 14_500).tolist() == [1, 3]
+    assert rule.candidates(statistic, GROWTH, 14_600).tolist() == [0, 1, 3, 4]  # 3e-4/1.5 = 2e-4 while below 3·B
+    assert _rule(budget=2).candidates(statistic, GROWTH, 14_600).tolist() == [1, 3]  # 3·2 = 6 are there
 
 
 # The event
@@ -83,31 +111,25 @@ def test_candidates_reach_the_threshold() -> None:
 
 def test_all_candidates_split_where_there_is_room() -> None:
     population = _population([1e-3] * 5 + [1e-5] * 10)
-    _densify(population, 4_000, [])  # budget 150: no survey is needed
+    _densify(population, 4_000)  # budget 150: no survey is needed
     assert len(population) == 20
-    assert not population.screen_gradients.any()
+    assert not population.extra("gradient_sum").any() and not population.extra("visits").any()
 
 
 def test_growth_stops_at_the_budget() -> None:
     population = _population([1e-3] * 60)
     _densify(population, 700, _views(3))  # ⌊300·√(200/14000)⌋ = 35 < 60: full already
     assert len(population) == 60
-    _observe_again(population)
+    _observe(population, torch.ones(60))
     _densify(population, 1_300, _views(3))  # ⌊300·√(800/14000)⌋ = 71
     assert len(population) == 71
-
-
-def _observe_again(population: Population) -> None:
-    count = len(population)
-    seen = RenderOutput(torch.zeros(3, 1, 1), torch.zeros(1, 1), torch.ones(count), torch.ones(count, 2))
-    population.observe(seen)
 
 
 def test_late_parents_are_drawn_by_their_statistic() -> None:
     # 295 of 300: five of 200 candidates may split. Those of the first hundred weigh a million times more.
     population = _population([1.0] * 100 + [1e-3] * 100 + [0.0] * 95)
     before = population.gaussians.means.detach().clone()
-    _densify(population, 14_900, [])
+    _densify(population, 14_900)
     assert len(population) == 300
     gone = [row for row in range(295) if not (population.gaussians.means == before[row]).all(dim=1).any()]
     assert len(gone) == 5 and max(gone) < 100
@@ -142,8 +164,9 @@ def test_number_of_surveyed_views(views: int, survey_all: bool, surveyed: int, m
         names.append(camera.name)
         return torch.ones(len(gaussians))
 
-    monkeypatch.setattr("gns.rules.edge_growth.importance", spy)
-    _densify(_population([1e-3] * 60), 1_300, _views(views), survey_all=survey_all)
+    monkeypatch.setattr("gns.rules.edge_growth.renderer.importance", spy)
+    calendar = replace(STANDARD, full_surveys=(1_250,) if survey_all else ())
+    _densify(_population([1e-3] * 60), 1_300, _views(views), calendar=calendar)
     assert len(names) == len(set(names)) == surveyed
 
 
@@ -151,7 +174,7 @@ def test_the_faint_go_except_at_the_last_event() -> None:
     opacities = torch.tensor([0.0049, 0.0051, 0.5, 0.0])
     for it, left in ((600, 2), (14_800, 2), (14_900, 4)):
         population = _population([0.0] * 4, torch.logit(opacities))
-        _densify(population, it, [])
+        _densify(population, it)
         assert len(population) == left
 
 
@@ -167,13 +190,13 @@ def test_survey_weighs_views_alike() -> None:
         assert seen is not None
         expected += seen / seen[seen > 0].mean() / 3
     assert expected.max() > 2 * expected[expected > 0].min()
-    assert torch.allclose(edge_survey(gaussians, views), expected, rtol=1e-9)
+    assert torch.allclose(edge_survey(gaussians, views, SINGLE), expected, rtol=1e-9)
 
 
 def test_survey_of_views_that_see_nothing() -> None:
     gaussians = _gaussians(20)
     gaussians.means[:, 2] = -10.0
-    assert not edge_survey(gaussians, _views(2)).any()
+    assert not edge_survey(gaussians, _views(2), SINGLE).any()
 
 
 # The split
@@ -243,16 +266,71 @@ def test_growth_reaches_the_ceiling() -> None:
         _densify(population, it, views)
         with torch.no_grad():
             population.gaussians.opacity_logits.fill_(0.0)
-        _observe_again(population)
+        _observe(population, torch.ones(len(population)))
         assert len(population) <= max(60, GROWTH.budget(it, B))
     assert len(population) == 3 * B
 
 
 def test_an_unlimited_budget_doubles() -> None:
-    growth: Growth = replace(GROWTH, ceiling=1e6)
     population = _population([1e-3] * 8)
-    generator = torch.Generator()
-    Densification([], B).densify(
-        population, growth, 600, survey_all=False, survey_generator=generator, split_generator=generator
-    )
+    _densify(population, 600, budget=10**8)
     assert len(population) == 16
+
+
+# The rule
+
+
+def test_the_most_that_growth_allows() -> None:
+    assert _rule(1_000).most() == 3_000  # the standard schedule's ceiling is three budgets
+    assert _rule(1_001, calendar=FAST).most() == 2_002
+
+
+def test_statistics_are_asked_for_while_they_are_gathered() -> None:
+    rule = _rule()
+    assert [rule.wants(it) for it in (500, 501, 14_999, 15_000)] == [None, *[screen_gradients.ABSOLUTE] * 2, None]
+    wanted = rule.wants(501)
+    assert wanted is not None and wanted.absolute and not wanted.signed
+
+
+@pytest.mark.parametrize(
+    ("it", "left"),
+    [
+        (299, [0.01, 0.03, 0.04, 0.3, 0.9]),
+        (300, [0.03, 0.04, 0.3, 0.9]),  # the early clean-up, below 0.02
+        (600, [0.01, 0.03, 0.04, 0.3, 0.9]),  # a densify event spares everything above 0.005
+        (3_000, [0.01, 0.03, 0.04, 0.05, 0.05]),  # a reset
+        (3_300, [0.03, 0.04, 0.3, 0.9]),  # a recovery prune takes the faintest fifth
+        (20_000, [0.01, 0.03, 0.04, 0.3, 0.9]),
+    ],
+)
+def test_culls_and_resets_have_their_dates(it: int, left: list[float]) -> None:
+    population = _population([0.0] * 5, torch.logit(torch.tensor([0.01, 0.03, 0.04, 0.3, 0.9])))
+    state = _rule().edit(GrowthState(), population, it, _chance())
+    assert state == GrowthState()
+    assert population.opacities.tolist() == pytest.approx(left)
+
+
+def test_all_but_the_faintest() -> None:
+    opacities = torch.tensor([0.5, 0.1, 0.4, 0.2, 0.3, 0.9, 0.8, 0.7, 0.6])
+    assert all_but_faintest(opacities, 0.2).tolist() == [True, False] + [True] * 7  # ⌊0.2·9⌋ = 1
+    assert all_but_faintest(opacities, 0.5).sum() == 5
+    assert all_but_faintest(opacities[:4], 0.2).all()
+
+
+def test_children_inherit_from_their_parent() -> None:
+    assert long_axis_split(_gaussians(9), torch.tensor([7, 2])).origins.tolist() == [7, 2, 7, 2]
+
+
+def test_the_survey_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of three looks at every third of the views, and at none that another looks at."""
+    monkeypatch.setattr(Team, "summing", lambda team, sums: nullcontext())
+    views, names = _views(8), list[str]()
+
+    def spy(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
+        names.append(camera.name)
+        return torch.ones(len(gaussians))
+
+    monkeypatch.setattr("gns.rules.edge_growth.renderer.importance", spy)
+    rule = EdgeGrowth(tiny_run(B, views, Team(1, 3)), replace(STANDARD, full_surveys=(1_300,)), NoOptions())
+    rule.densify(_population([1e-3] * 60), GROWTH, 1_300, _chance())
+    assert names == ["1.png", "4.png", "7.png"]

@@ -12,6 +12,7 @@ from gns.arguments import TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer.backends import backend_of
 from gns.model.population import Population
+from gns.rules import screen_gradients
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
 from gns.training import loop as training
 from gns.training import memory as gpu_memory
@@ -43,9 +44,9 @@ def test_the_estimate_counts_every_row() -> None:
     gaussians = Gaussians(
         *(torch.zeros(count, *shape) for shape in ((3,), (3,), (4,), (), (1, 3), (15, 3)))  # degree 3
     )
-    state = Population(gaussians).state_dict()
+    state = Population(gaussians, screen_gradients.EXTRAS).state_dict()
     tensors = [value for group in state["groups"].values() for value in group.values() if torch.is_tensor(value)]
-    tensors += [state["gradient_sum"], state["visits"]]
+    tensors += state["statistics"].values()
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     largest, parameters = 4 * 45 * count, 4 * 59 * count
     for device in (CPU, GPU):
@@ -111,10 +112,11 @@ def test_training_that_runs_out_of_memory_ends_with_the_sentence(monkeypatch: py
     points = PointCloud(np.random.default_rng(0).normal(size=(50, 3)), np.zeros((50, 3), np.uint8))
     scene = Scene("tiny", _views(3), [], points, 1.0, (0.0, 0.0, 0.0))
     config = TrainConfig(source_path=Path("none"), model_path=Path("none"), final_budget=200, quiet=True)
+    saved = training.Trainer(config, scene).begin().state_dict()
     monkeypatch.setattr(training.Trainer, "advance", exhausted)
     with pytest.raises(UserError, match=f"600 need {training_bytes(600, 3, 12 * 10, CPU)}"):
-        train(config, scene)
+        train(scene, config)
     # Nor is a checkpoint blamed that finds no room.
     monkeypatch.setattr(Population, "from_state_dict", exhausted)
     with pytest.raises(UserError, match="600 need"):
-        train(config, scene, checkpoint={"iteration": 0, "population": {}})
+        train(scene, config, resume_from=saved)

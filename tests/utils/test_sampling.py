@@ -1,11 +1,11 @@
-"""Weighted draws without replacement."""
+"""Weighted draws without replacement, and choices by rank."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from gns.utils.sampling import draw_without_replacement
+from gns.utils.sampling import draw_without_replacement, mask_of, mask_of_largest
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -47,3 +47,17 @@ def test_seed_decides() -> None:
 def test_more_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot draw 4 of 3"):
         draw_without_replacement(torch.ones(3), 4, _generator(0))
+
+
+def test_the_largest_and_of_equals_the_first() -> None:
+    values = torch.tensor([0.2, 0.5, 0.2, 0.9, 0.2])
+    for count, rows in ((0, []), (1, [3]), (2, [1, 3]), (3, [0, 1, 3]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3, 4])):
+        mask = mask_of_largest(values, count)
+        assert mask.dtype == torch.bool and mask.nonzero().squeeze(1).tolist() == rows
+    many = torch.zeros(10_000)
+    assert mask_of_largest(many, 4_000).nonzero().squeeze(1).tolist() == list(range(4_000))
+
+
+def test_a_mask_of_rows() -> None:
+    assert mask_of(torch.tensor([3, 1]), torch.rand(4)).tolist() == [False, True, False, True]
+    assert not mask_of(torch.tensor([], dtype=torch.int64), torch.rand(4)).any()

@@ -1,0 +1,101 @@
+"""train.py from its arguments to files and exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gns import cli
+from gns.commands.train import STOPPED, run_training
+from gns.errors import UserError
+from gns.losses.photometric import photometric_loss
+from gns.run_folder import RunFolder
+from gns.testing.scene_files import small_scene, write_colmap
+from gns.testing.tiny import tiny_config
+
+ITERATIONS = 60
+MODEL = f"point_cloud/iteration_{ITERATIONS}/point_cloud.ply"
+
+
+def _arguments(tmp_path: Path, *more: str) -> list[str]:
+    folders = ["-s", str(tmp_path / "scene"), "-m", str(tmp_path / "model")]
+    run = ["--final-budget", "100", "--iterations", str(ITERATIONS), "--sh_degree", "1", "--threads", "1"]
+    return [*folders, *run, *more]
+
+
+@pytest.fixture
+def at_33(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Let an action happen, once, in the loss of the 33rd iteration from now on."""
+
+    def plant(action: Callable[[], None]) -> None:
+        calls = 0
+
+        def replacement(*arguments: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if calls == 33:
+                action()
+            return photometric_loss(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("gns.training.loop.photometric_loss", replacement)
+
+    return plant
+
+
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_it_trains_resumes_and_knows_when_it_is_done(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    at_33(_interrupt)
+    assert cli.run(cli.train, _arguments(tmp_path)) == STOPPED == cli.STOPPED == 130
+    printed = capsys.readouterr()
+    assert "training on" in printed.out
+    assert f"Stopped after iteration 33. To go on: python train.py -m {tmp_path / 'model'} --resume" in printed.err
+    assert RunFolder.open(tmp_path / "model").checkpoint_iterations() == [33]
+    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume"]) == 0
+    assert cli.run(cli.train, _arguments(tmp_path, "-m", str(tmp_path / "whole"), "--quiet")) == 0
+    assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
+    cameras = json.loads((tmp_path / "model" / "cameras.json").read_text())
+    assert len(cameras) == 9 and (tmp_path / "model" / "input.ply").exists()
+    capsys.readouterr()
+    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume"]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_stop_is_a_status_of_its_own(tmp_path: Path, at_33: Callable[[Callable[[], None]], None]) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    at_33(_interrupt)
+    config = tiny_config(tmp_path, iterations=40)
+    assert run_training(config) == 130
+    folder = RunFolder.open(config.model_path)
+    assert folder.checkpoint_iterations() == [33] and folder.saved_iterations() == []
+
+
+def test_it_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    assert cli.run(cli.train, _arguments(tmp_path, "--quiet", "--checkpoint_iterations", "20")) == 0
+    checkpoint = str(tmp_path / "model" / "checkpoints" / "iteration_20.pt")
+    started = ["-m", str(tmp_path / "second"), "--start_checkpoint", checkpoint, "--quiet"]
+    assert cli.run(cli.train, _arguments(tmp_path, *started)) == 0
+    assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "second" / MODEL).read_bytes()
+
+
+def test_a_missing_scene_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        run_training(tiny_config(tmp_path))
+
+
+def test_a_device_that_cannot_train_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--device cuda"):
+        run_training(tiny_config(tmp_path, device="cuda"))
+    assert not (tmp_path / "model").exists()
