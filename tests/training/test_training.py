@@ -20,7 +20,7 @@ from gns.arguments import TrainConfig
 from gns.cli import run
 from gns.cli import train as train_command
 from gns.errors import UserError
-from gns.gaussian_renderer import render
+from gns.gaussian_renderer import ScreenGradients, render
 from gns.gaussian_renderer.backends import backend_of
 from gns.losses.photometric import photometric_loss
 from gns.model.population import Population
@@ -192,7 +192,7 @@ def test_every_event_has_its_iteration(scene: Scene, monkeypatch: pytest.MonkeyP
     assert settled is not None and settled > 165
 
     assert (counts[2], counts[3]) == (120, 119)  # the early clean-up
-    assert seen["render"] == {it: (min(it // 10, 1), 5 <= it <= 150) for it in range(1, 301)}
+    assert seen["render"] == {it: (min(it // 10, 1), ScreenGradients(5 <= it <= 150)) for it in range(1, 301)}
     assert seen["all_but_faintest"] == {33: 0.2, 63: 0.2}
     assert list(seen["observe"]) == list(range(5, 151))
     assert seen["reset_opacities"] == dict.fromkeys((30, 60, 90, 120), 0.05)
