@@ -18,12 +18,10 @@ from gns.gaussian_renderer.backends.protocol import (
     RenderInputs,
     RenderTargets,
 )
-from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
+from gns.gaussian_renderer.output import ABSOLUTE, RenderOutput, ScreenGradients
 from gns.scene.camera import Camera
 from gns.scene.gaussians import GROUPS, Gaussians
 from gns.utils.workspace import Workspace
-
-ABSOLUTE = ScreenGradients(absolute=True)
 
 
 def render(
