@@ -14,6 +14,8 @@ One JSON and one chart of:
 The last four tell how the cost follows the work, the contributing (pixel, Gaussian) pairs. `linear` is what best
 explains the first three of them: so many nanoseconds of blending a pair, and so many a pixel for reading and writing
 images. Medians throughout; quote ratios within one run from a shared machine.
+
+The kernels are built once more, with counters that the installed ones do not have, into build/counters.
 """
 
 from __future__ import annotations
@@ -38,13 +40,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.counting_kernels import built_kernels
+
+sys.path.insert(1, str(built_kernels()))  # behind the checkout, before what is installed
+
 from gns import gaussian_renderer as renderer
-from gns.gaussian_renderer.backends import cpu
-from gns.gaussian_renderer.backends.cpu import new_rendering
+from gns.gaussian_renderer.backends.cpu import CpuBackend, Rendering
+from gns.gaussian_renderer.backends.protocol import RenderInputs, RenderTargets
 from gns.losses.photometric import photometric_loss
 from gns.model.population import Population
-from gns.rules.calendar import GROUPS
 from gns.scene import Camera, Gaussians, View
+from gns.scene.gaussians import GROUPS
 from gns.utils import native
 from gns.utils.workspace import Workspace
 
@@ -263,7 +269,7 @@ def _time_iterations(
         end = time.perf_counter()
         if round_ < 5:
             continue
-        rendering = begun[0]
+        rendering = begun[0].native
         times = {**rendering.timings, "loss": in_loss, "adam": end - lap, "iteration": end - start}
         for name in samples:
             samples[name].append(1e3 * times[name])
@@ -298,15 +304,15 @@ def _population_bytes(population: Population) -> int:
 
 
 @contextmanager
-def _caught_rendering() -> Iterator[list[Any]]:
-    """Collects the native renderings that are begun inside the `with` block."""
-    begun: list[Any] = []
+def _caught_rendering() -> Iterator[list[Rendering]]:
+    """Collects the renderings that are begun inside the `with` block."""
+    begun: list[Rendering] = []
 
-    def begin(dtype: torch.dtype) -> Any:
-        begun.append(new_rendering(dtype))
+    def render(self: CpuBackend, inputs: RenderInputs, targets: RenderTargets) -> Rendering:
+        begun.append(Rendering(inputs, targets))
         return begun[-1]
 
-    with mock.patch.object(cpu, "new_rendering", begin):
+    with mock.patch.object(CpuBackend, "render", render):
         yield begun
 
 

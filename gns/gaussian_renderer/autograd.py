@@ -18,12 +18,10 @@ from gns.gaussian_renderer.backends.protocol import (
     RenderInputs,
     RenderTargets,
 )
-from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
+from gns.gaussian_renderer.output import ABSOLUTE, RenderOutput, ScreenGradients
 from gns.scene.camera import Camera
 from gns.scene.gaussians import GROUPS, Gaussians
 from gns.utils.workspace import Workspace
-
-ABSOLUTE = ScreenGradients(absolute=True)
 
 
 def render(
@@ -213,13 +211,13 @@ def _backend_for(gaussians: Gaussians) -> Backend:
     if means.dtype not in backend.dtypes:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in backend.dtypes)
         raise TypeError(f"Gaussians on {means.device} are rendered in {names}, not {means.dtype}")
-    count, coefficients = len(gaussians), gaussians.sh_rest.shape[1:2]
-    shapes = ((count, 3), (count, 3), (count, 4), (count,), (count, 1, 3), (count, *coefficients, 3))
+    dtype, device, count = means.dtype, means.device, len(means)
+    shapes = ((count, 3), (count, 3), (count, 4), (count,), (count, 1, 3), (count, *gaussians.sh_rest.shape[1:2], 3))
     for (name, values), shape in zip(gaussians.named_tensors(), shapes, strict=True):
-        if values.dtype != means.dtype:
-            raise TypeError(f"{name} are {values.dtype} and means {means.dtype}: all parameters must share one dtype")
-        if values.device != means.device:
-            raise ValueError(f"{name} are on {values.device} and means on {means.device}: move them to one device")
+        if values.dtype != dtype:
+            raise TypeError(f"{name} are {values.dtype} and means {dtype}: all parameters must share one dtype")
+        if values.device != device:
+            raise ValueError(f"{name} are on {values.device} and means on {device}: move them to one device")
         if values.shape != shape:
             raise ValueError(f"{name} have the shape {tuple(values.shape)}, not {shape}")
     return backend

@@ -24,6 +24,9 @@ class ScreenGradients:
         return self.absolute or self.signed
 
 
+ABSOLUTE = ScreenGradients(absolute=True)
+
+
 @dataclass(frozen=True, eq=False)
 class RenderOutput:
     """A rendered view and what training asks of it."""

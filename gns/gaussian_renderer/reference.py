@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
+from gns.gaussian_renderer.output import ABSOLUTE, RenderOutput, ScreenGradients
 from gns.scene import Camera, Gaussians
 
 NEAR = 0.2  # Gaussians whose mean is at this view depth or nearer are not drawn
@@ -22,8 +22,6 @@ DILATION = 0.3  # px², added to the diagonal of every 2D covariance
 ALPHA_CAP = 0.99
 ALPHA_FLOOR = 1.0 / 255.0  # fainter contributions are skipped
 TRANSMITTANCE_FLOOR = 1e-4  # a pixel is finished before the Gaussian that would take it below this
-
-ABSOLUTE = ScreenGradients(absolute=True)
 
 _PAIRS_AT_ONCE = 2**21  # Gaussian-pixel pairs per chunk: bounds the temporaries of a render without gradients
 

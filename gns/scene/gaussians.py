@@ -49,9 +49,9 @@ class Gaussians:
         return self.means.shape[0]
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The six parameter groups, in the order of the fields."""
-        for field in fields(self):
-            yield field.name, getattr(self, field.name)
+        """The six parameter groups, in the order of `GROUPS`."""
+        for name in GROUPS:
+            yield name, getattr(self, name)
 
     def to(self, device: torch.device) -> Gaussians:
         """The same Gaussians on `device`, outside autograd; tensors that are there already are shared."""

@@ -11,7 +11,7 @@ from gns.errors import UserError
 _SOURCES = Path(__file__).resolve().parent.parent / "csrc"
 
 
-def _source_hash() -> str:
+def source_hash() -> str:
     """What CMakeLists.txt computes: the hash of the hashes of all sources, in the order of their paths."""
     files = sorted(path for suffix in ("*.h", "*.cpp") for path in _SOURCES.rglob(suffix))
     hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() + "\n" for path in files)
@@ -30,7 +30,7 @@ def load() -> ModuleType:
         raise UserError(
             f"gns's compiled kernels cannot be loaded ({error}): run 'pip install .' in the folder of gns"
         ) from error
-    if _SOURCES.is_dir() and _source_hash() != gns_native.SOURCE_HASH:
+    if _SOURCES.is_dir() and source_hash() != gns_native.SOURCE_HASH:
         raise UserError(
             "gns's compiled kernels were built from other sources: run 'pip install .' in the folder of gns"
         )

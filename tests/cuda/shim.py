@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES, Launchable
-from gns.gaussian_renderer.backends.kernel_table import check_arguments as check
+from gns.testing.kernel_arguments import check_arguments
 
 FLAGS = ("-std=c++20", "-O1", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")
@@ -61,7 +61,7 @@ class ShimLauncher:
     def launch(self, name: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Launchable]) -> None:
         """Run one kernel to its end. Raises ShimError, and TypeError for arguments that are not the kernel's."""
         kernel = KERNELS[name]
-        check(kernel, arguments)
+        check_arguments(kernel, arguments)
         if tuple(block) != kernel.block:
             raise TypeError(f"{name} runs in blocks of {kernel.block}, not {tuple(block)}")
         if 0 in grid:

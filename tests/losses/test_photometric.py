@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -195,3 +198,65 @@ def test_comparison_fails_on_channels_in_other_order(backend: Backend) -> None:
     expected = expected_loss_and_gradient(image, target, None)
     with pytest.raises(AssertionError):
         assert_loss_agrees(loss_and_gradient(image, target.flip(-1), None, backend.dtype), expected, backend.dtype)
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8])
+def test_an_image_of_another_dtype_is_refused(dtype: torch.dtype) -> None:
+    image, target, _ = images(17, 16)
+    with pytest.raises(TypeError, match=rf"is computed in float32 or float64, not {dtype}"):
+        photometric_loss(image.to(dtype), target)
+
+
+def test_photos_and_masks_of_another_dtype_are_refused() -> None:
+    image, target, mask = images(17, 16)
+    for wrong in (target / 255, target.double(), target.int()):
+        with pytest.raises(TypeError, match=rf"photo must be uint8, .* not {wrong.dtype}"):
+            photometric_loss(image, wrong)
+    for wrong in (mask.to(torch.uint8), mask.float()):
+        with pytest.raises(TypeError, match=rf"mask must be bool, .* not {wrong.dtype}"):
+            photometric_loss(image, target, wrong)
+
+
+def test_pictures_of_other_sizes_and_devices_are_refused() -> None:
+    image, target, mask = images(17, 16)
+    for wrong in (target[:-1], target.movedim(-1, 0), target[..., :2]):
+        with pytest.raises(ValueError, match=r"a photo .* of its size"):
+            photometric_loss(image, wrong)
+    with pytest.raises(ValueError, match=r"an image \[3, H, W\]"):
+        photometric_loss(image[None], target)
+    with pytest.raises(ValueError, match="mask must be"):
+        photometric_loss(image, target, mask[:, :-1])
+    for photo, seen in ((target.to("meta"), mask), (target, mask.to("meta"))):
+        with pytest.raises(ValueError, match="must be on the image's device, cpu"):
+            photometric_loss(image, photo, seen)
+    with pytest.raises(ValueError, match="tensors on meta"):
+        photometric_loss(image.to("meta"), target.to("meta"))
+
+
+# ---- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_nobody_wants_is_gone_at_once(backend: Backend) -> None:
+    """Its graph must not hold on to it in a circle, which would wait for the collector with an image in its hands."""
+    image, target, _ = images(17, 16)
+    loss = photometric_loss(image.to(backend.dtype).requires_grad_(), target)
+    node = weakref.ref(loss.grad_fn)
+    gc.disable()
+    try:
+        del loss
+        assert node() is None
+    finally:
+        gc.enable()
+
+
+def test_an_image_that_was_changed_since_is_noticed(backend: Backend) -> None:
+    image, target, _ = images(17, 16)
+    values = image.to(backend.dtype).contiguous().requires_grad_() * 1
+    loss = photometric_loss(values, target)
+    with torch.no_grad():
+        values += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)

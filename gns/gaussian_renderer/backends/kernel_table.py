@@ -24,7 +24,6 @@ W, H ≤ 65535; M, C < 2³¹, C = 0 without Gaussians; elements of one tensor < 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -327,20 +326,3 @@ def camera_arguments(camera: Camera) -> tuple[int | float, ...]:
         FRUSTUM_MARGIN * 0.5 * camera.width / camera.fx,
         FRUSTUM_MARGIN * 0.5 * camera.height / camera.fy,
     )
-
-
-def check_arguments(kernel: Kernel, arguments: Sequence[Launchable]) -> None:
-    """Raise TypeError where `arguments` are not those of `kernel`: number, dtypes, contiguity, scalar or array."""
-    if len(arguments) != len(kernel.arguments):
-        raise TypeError(f"{kernel.name} takes {len(kernel.arguments)} arguments, not {len(arguments)}")
-    for wanted, given in zip(kernel.arguments, arguments, strict=True):
-        if isinstance(given, Tensor):
-            fits = bool(wanted.shape) and given.dtype == wanted.dtype and given.is_contiguous()
-        elif given is None:
-            fits = wanted.optional
-        else:
-            fits = not wanted.shape and (wanted.dtype == torch.float32 or isinstance(given, int))
-        if not fits:
-            found = f"{given.dtype} with stride {given.stride()}" if isinstance(given, Tensor) else given
-            kind = f"contiguous {wanted.dtype} {wanted.shape}" if wanted.shape else f"scalar {wanted.dtype}"
-            raise TypeError(f"{kernel.name}: {wanted.name} must be {kind}, not {found}")
