@@ -56,7 +56,7 @@ BACKENDS = [
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a renderer made of an example, as float64."""
+    """What a renderer made of an example, as float64 on the CPU."""
 
     image: Tensor  # [3, H, W]
     alpha: Tensor  # [H, W]
@@ -65,41 +65,46 @@ class Outcome:
     gradients: dict[str, Tensor]  # by parameter group, and the absolute screen gradient
 
 
-def trainable(gaussians: Gaussians, dtype: torch.dtype) -> Gaussians:
+CPU = torch.device("cpu")
+
+
+def trainable(gaussians: Gaussians, dtype: torch.dtype, device: torch.device = CPU) -> Gaussians:
     """A copy whose parameters ask for gradients."""
-    copy = converted(gaussians, dtype)
+    copy = converted(gaussians, dtype).to(device)
     for _, values in copy.named_tensors():
         values.requires_grad_()
     return copy
 
 
-def evaluate(renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor) -> Outcome:
-    """Render, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
-    gaussians = trainable(example.gaussians, dtype)
+def evaluate(
+    renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor, device: torch.device = CPU
+) -> Outcome:
+    """Render on `device`, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
+    gaussians = trainable(example.gaussians, dtype, device)
     output = renderer(
         example.camera,
         gaussians,
-        example.background.to(dtype),
-        edges=(example.edges * counted).to(dtype),
+        example.background.to(device, dtype),
+        edges=(example.edges * counted).to(device, dtype),
         sh_degree=example.sh_degree,
     )
-    by_image = output.image * (example.image_weights * counted).to(output.image.dtype)
-    by_alpha = output.alpha * (example.alpha_weights * counted).to(output.alpha.dtype)
+    by_image = output.image * (example.image_weights * counted).to(device, output.image.dtype)
+    by_alpha = output.alpha * (example.alpha_weights * counted).to(device, output.alpha.dtype)
     torch.autograd.backward(by_image.sum() + by_alpha.sum())
     assert output.importance is not None
     return Outcome(
-        image=output.image.detach().double(),
-        alpha=output.alpha.detach().double(),
-        radii=output.radii.double(),
-        importance=output.importance.double(),
-        gradients=gradients_of(gaussians) | {"abs_grad": output.abs_grad.double()},
+        image=output.image.detach().cpu().double(),
+        alpha=output.alpha.detach().cpu().double(),
+        radii=output.radii.cpu().double(),
+        importance=output.importance.cpu().double(),
+        gradients=gradients_of(gaussians) | {"abs_grad": output.abs_grad.cpu().double()},
     )
 
 
 def gradients_of(gaussians: Gaussians) -> dict[str, Tensor]:
-    """Copies of the gradients as float64; a group without gradient counts as zero."""
+    """Copies of the gradients as float64 on the CPU; a group without gradient counts as zero."""
     return {
-        name: torch.zeros_like(values).double() if values.grad is None else values.grad.double().clone()
+        name: torch.zeros_like(values).cpu().double() if values.grad is None else values.grad.cpu().double().clone()
         for name, values in gaussians.named_tensors()
     }
 

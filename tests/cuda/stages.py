@@ -21,7 +21,7 @@ from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import as_planes
 from gns.testing.comparison import Outcome
 from gns.testing.examples import Example, converted
-from tests.cuda.shim import ShimLauncher
+from gns.testing.shim import ShimLauncher
 
 NOT_DRAWN = 2**31 - 1  # depth key
 POISON = {torch.float32: math.nan, torch.int32: -(2**30), torch.int16: -(2**14)}

@@ -15,8 +15,8 @@ from gns.gaussian_renderer.backends.forecast import Forecast
 from gns.gaussian_renderer.backends.kernel_table import TILE
 from gns.testing.comparison import Outcome, evaluate, example
 from gns.testing.examples import converted, rows
+from gns.testing.shim import Edit, ShimLauncher, compiler
 from gns.utils.readback import Readback
-from tests.cuda.shim import Edit, ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 

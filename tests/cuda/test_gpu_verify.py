@@ -15,11 +15,22 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_verify
-from benchmarks.gpu_verify import BLOCKS, Bench, Failed, Mirror, Result, main, print_table, run_block
+from benchmarks.gpu.bench import Bench, Failed, Result
+from benchmarks.gpu.parity import Mirror
+from benchmarks.gpu_verify import BLOCKS, main, print_table, run_block
 from gns.gaussian_renderer.backends import gpu as cuda
 from gns.gaussian_renderer.devices import pick_device
-from gns.testing.examples import EXAMPLES
-from tests.cuda.shim import ShimLauncher, compiler
+from gns.testing.shim import ShimLauncher, compiler
+
+EXAMPLES = (
+    "15x17, degree 0",
+    "no Gaussians",
+    "opaque stacks",
+    "all outside the view",
+    "all behind",
+    "one giant",
+    "equal depths",
+)
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -29,12 +40,11 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
     launcher = ShimLauncher()
     monkeypatch.setattr(cuda, "runs_on", lambda device: True)
     monkeypatch.setattr(cuda, "launcher", lambda device: launcher)
-    some = ("15x17, degree 0", "no Gaussians", "opaque stacks")
-    monkeypatch.setattr(gpu_verify, "EXAMPLES", {name: EXAMPLES[name] for name in (*some, *EDGE_EXAMPLES)})
     yield Bench(
         device=torch.device("cpu"),
         out=tmp_path,
         scene=None,
+        examples=EXAMPLES,
         timed=(300, 500),
         size=(50, 40),
         rounds=2,
@@ -54,9 +64,6 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bench]:
 def test_passes_on_a_gpu(name: str, tmp_path: Path) -> None:
     record = run_block(name, Bench(pick_device("cuda"), tmp_path, None, timed=(20_000,), beside_cpu=20), {})
     assert record["passed"], record
-
-
-EDGE_EXAMPLES = ("all outside the view", "all behind", "one giant", "equal depths")
 
 
 @pytest.mark.parametrize("name", ["environment", "smoke", "parity", "determinism", "edge_cases", "training", "timing"])
@@ -86,7 +93,7 @@ def test_gsplat_stands_beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_absent_tools_are_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_verify, "_sanitizer_program", lambda: None)
+    monkeypatch.setattr("benchmarks.gpu.sanitizer._program", lambda: None)
     monkeypatch.setitem(sys.modules, "gsplat", None)
     for name, word in (("sanitizer", "compute-sanitizer"), ("gsplat", "gsplat"), ("photos", "no scene")):
         record = run_block(name, bench, {})

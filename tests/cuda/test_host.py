@@ -42,9 +42,9 @@ from gns.testing.comparison import (
     trainable,
 )
 from gns.testing.examples import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen, rows
+from gns.testing.shim import ShimLauncher, compiler
 from gns.training.loop import Trainer, TrainState, train
 from gns.utils.png import to_eight_bit
-from tests.cuda.shim import ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 

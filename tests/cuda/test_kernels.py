@@ -32,7 +32,7 @@ from gns.testing.examples import (
     joined,
     rows,
 )
-from tests.cuda.shim import ShimError, ShimLauncher
+from gns.testing.shim import ShimError, ShimLauncher
 from tests.cuda.stages import NOT_DRAWN, Stages, evaluate_stages, poisoned, prepared
 
 # What the CPU backend is allowed in float32; gradients a tenth of it.

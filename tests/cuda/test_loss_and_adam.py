@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, Launchable
 from gns.testing.comparison import assert_close
-from tests.cuda.shim import ShimLauncher
+from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import poisoned
 from tests.losses.test_photometric import SIZES, expected_loss_and_gradient, images
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.cuda.shim import ShimError, ShimLauncher
+from gns.testing.shim import ShimError, ShimLauncher
 from tests.cuda.stages import evaluate_stages
 from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_steps, adam_together, loss_and_gradient

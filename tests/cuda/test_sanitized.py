@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda.shim import compiler
+from gns.testing.shim import compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def sanitizer_libraries() -> list[str]:
 PROGRAM = """
 import sys
 import torch
-from tests.cuda.shim import ShimLauncher
+from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import evaluate_stages, prepared
 from tests.cuda.test_kernels import example
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
