@@ -45,6 +45,7 @@ from benchmarks.gpu.sanitizer import sanitizer
 from benchmarks.gpu.smoke import smoke
 from benchmarks.gpu.timing import timing
 from benchmarks.gpu.training import training
+from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
 
 BLOCKS: dict[str, Callable[[Bench], Result]] = {
@@ -126,7 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scene", type=Path, default=ROOT.parent / "shared" / "data" / "fox480", help="of photos")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    bench = Bench(pick_device(options.device), options.out, options.scene)
+    try:
+        bench = Bench(pick_device(options.device), options.out, options.scene)
+    except UserError as error:
+        parser.error(str(error))
     machine = machine_of(bench.device)
     records = []
     for name in options.only:

@@ -19,8 +19,9 @@ from gns.arguments import SceneConfig, TrainConfig
 from gns.errors import UserError
 from gns.run_folder import CHECKPOINT_FORMAT, RunFolder, read_checkpoint
 from gns.scene import Camera, PointCloud, Scene, View
+from gns.testing.examples import random_gaussians
+from gns.testing.tiny import same_state
 from gns.utils.ply_file import read_table
-from tests.scene.test_ply import random_gaussians
 
 
 @pytest.fixture
@@ -177,17 +178,6 @@ def test_a_checkpoint_alone_is_not_overwritten_either(run: RunFolder, config: Tr
 # Checkpoints
 
 
-def same(left: Any, right: Any) -> bool:
-    """Equality of nested states, bit by bit, types included."""
-    if isinstance(left, torch.Tensor):
-        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, dict):
-        return set(left) == set(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return type(left) is type(right) and bool(left == right)
-
-
 def test_checkpoint_round_trip(run: RunFolder) -> None:
     state = {
         "rows": torch.randn(5, 3),
@@ -200,7 +190,7 @@ def test_checkpoint_round_trip(run: RunFolder) -> None:
     }
     run.save_checkpoint(state, 7)
     loaded = run.load_checkpoint()
-    assert same(state, loaded)
+    assert same_state(state, loaded)
     assert loaded["planes"].stride() == state["planes"].stride()  # type: ignore[attr-defined]
 
 
@@ -375,11 +365,3 @@ def test_a_new_run_starts_a_new_log_and_a_resumed_one_goes_on(run: RunFolder, co
     run.log({"iteration": 1})
     assert RunFolder.create(run.path, replace(config, resume=True)).read_log() == [{"iteration": 1}]
     assert RunFolder.create(run.path, config).read_log() == []
-
-
-def test_cfg_args_is_a_plain_call(run: RunFolder) -> None:
-    """No value in it needs a name that a reader may not know, such as PosixPath."""
-    call = ast.parse((run.path / "cfg_args").read_text(encoding="utf-8"), mode="eval").body
-    assert isinstance(call, ast.Call)
-    for keyword in call.keywords:
-        ast.literal_eval(keyword.value)

@@ -24,10 +24,10 @@ from gns.gaussian_renderer import render
 from gns.model.initialisation import initial_gaussians
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians
+from gns.testing.examples import random_gaussians
 from gns.testing.scene_files import small_scene, write_colmap
 from gns.utils.ply_file import count_rows
 from gns.utils.png import read_png, to_eight_bit
-from tests.scene.test_ply import random_gaussians
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import instruction_sets, reference
+from gns.gaussian_renderer import instruction_sets, reference, render, use_instruction_set
 from gns.gaussian_renderer.output import RenderOutput
 from gns.scene import Camera, Gaussians
 from gns.testing.examples import EXAMPLES, Example, converted
@@ -128,6 +128,30 @@ def outside_band(name: str) -> Tensor:
 def judgement(name: str) -> Outcome:
     """What the reference makes of the named example."""
     return evaluate(reference.render, example(name), torch.float64, outside_band(name))
+
+
+@cache
+def drawn(name: str, backend: Backend) -> Outcome:
+    """What the production renderer makes of the named example; rendered once, for all that it is judged by."""
+    use_instruction_set(backend.instruction_set)
+    return evaluate(render, example(name), backend.dtype, outside_band(name))
+
+
+def assert_outcomes_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:
+    """Pictures, radii, importance and gradients agree, the former in all pixels `counted`."""
+    assert_images_agree(actual, expected, counted, backend)
+    assert_radii_agree(actual.radii, expected.radii, backend.gradient)
+    assert_close(actual.importance, expected.importance, backend.gradient, "importance")
+    assert_gradients_agree(actual.gradients, expected.gradients, backend.gradient)
+
+
+def assert_same_bits(first: Outcome, second: Outcome) -> None:
+    """Not one number differs."""
+    for name in ("image", "alpha", "radii", "importance"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert first.gradients.keys() == second.gradients.keys()
+    for name, values in first.gradients.items():
+        assert torch.equal(values, second.gradients[name]), name
 
 
 def assert_images_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:

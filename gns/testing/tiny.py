@@ -53,15 +53,15 @@ def tiny_config(folder: Path = Path("unused"), **changes: Any) -> TrainConfig:
 
 
 def same_state(first: Any, second: Any) -> bool:
-    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal to the last bit."""
+    """Whether two states (numbers, tensors, and dictionaries, lists and tuples of such) are equal to the last bit."""
+    if type(first) is not type(second):
+        return False
     if isinstance(first, dict):
-        return (
-            isinstance(second, dict)
-            and first.keys() == second.keys()
-            and all(same_state(values, second[key]) for key, values in first.items())
-        )
+        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
     if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
+        return first.dtype == second.dtype and torch.equal(first, second)
     return bool(first == second)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_verify
-from benchmarks.gpu.bench import Bench, Failed, Result
+from benchmarks.gpu.bench import Bench, Result
 from benchmarks.gpu.parity import Mirror
 from benchmarks.gpu_verify import BLOCKS, main, print_table, run_block
 from gns.gaussian_renderer.backends import gpu as cuda
@@ -26,10 +26,6 @@ EXAMPLES = (
     "15x17, degree 0",
     "no Gaussians",
     "opaque stacks",
-    "all outside the view",
-    "all behind",
-    "one giant",
-    "equal depths",
 )
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
@@ -85,11 +81,21 @@ def _ordinary_rasterization(**request: Any) -> tuple[Tensor, Tensor, dict[str, A
 
 
 def test_gsplat_stands_beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that gives gsplat 6 and 4.5 ms and gns 3 ms: faster by 1.5 than the better of the two."""
+    times = iter([6.0, 4.5, 3.0])
+
+    def timed(device: torch.device, body: Callable[[], Any], rounds: int) -> list[float]:
+        body()
+        return [next(times)] * rounds
+
     package = SimpleNamespace(rasterization=_ordinary_rasterization, __version__="0")
     monkeypatch.setitem(sys.modules, "gsplat", package)
+    monkeypatch.setattr("benchmarks.gpu.gsplat.milliseconds", timed)
+    monkeypatch.setattr("benchmarks.gpu.timing.milliseconds", timed)
     record = run_block("gsplat", bench, {})
     assert record["passed"], record
-    assert record["result"]["gns is faster by"] > 0 and record["result"]["iteration with torch fused Adam"] > 0
+    assert record["result"]["iteration with torch fused Adam"] == 6.0
+    assert record["result"]["gns is faster by"] == 1.5
 
 
 def test_absent_tools_are_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +122,7 @@ def test_a_fault_is_pinned_to_its_kernel(bench: Bench, monkeypatch: pytest.Monke
     assert record["passed"] is False
     named = {name.split(".")[0] for name in record["error"].split(": ")[1].split(", ")}
     assert named and all(name.startswith(kernels) for name in named), record["error"]
+    assert record["result"]["off"], "a failure carries its figures"
 
 
 def test_a_wobbling_launcher_is_not_deterministic(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +170,3 @@ def test_mirror_counts_a_nan_as_a_difference() -> None:
         arguments = (4, counts, begin, torch.zeros(4), torch.zeros(4))
         mirror.launch("sum_scores", (1, 1, 1), (256, 1, 1), arguments)
         assert mirror.worst["sum_scores.importance"] == share, value
-
-
-def test_failures_carry_their_figures(bench: Bench) -> None:
-    error = Failed("differ", {"image": 0.5})
-    assert str(error) == "differ" and error.result == {"image": 0.5}

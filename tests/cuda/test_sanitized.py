@@ -37,9 +37,9 @@ import sys
 import torch
 from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import evaluate_stages, prepared
-from tests.cuda.test_kernels import example
+from gns.testing.comparison import example
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
-from tests.losses.test_photometric import images
+from gns.testing.reference_loss import images
 
 file, good, bad = sys.argv[1:] or (None, None, None)
 launcher = ShimLauncher(sanitized=True, edits={file: lambda text: text.replace(good, bad)} if file else None)
