@@ -411,6 +411,7 @@ def test_from_photos_to_scores(
     assert (printed.out, printed.err) == ("", "")  # --quiet means quiet
     run = RunFolder.open(Path("output/scene-100"))
     assert run.saved_iterations() == [60]
-    assert json.loads(run.results_path.read_text(encoding="utf-8"))["ours_60"]["PSNR"] > 5
+    scores = json.loads(run.results_path.read_text(encoding="utf-8"))["ours_60"]
+    assert scores["PSNR"] > 15  # pictures of nothing but the mean colour have 14.1
     assert json.loads((run.path / "cameras.json").read_text(encoding="utf-8"))[0]["img_name"] == "00.png"
     assert (run.path / "input.ply").exists()
