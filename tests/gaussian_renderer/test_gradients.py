@@ -102,6 +102,15 @@ def test_gradient_comparison_fails_on_one_entry_off_by_one_percent(group: str, b
         )
 
 
+def test_gradient_comparison_fails_on_an_output_left_out() -> None:
+    name = "33x47, degree 2"
+    scene, nothing = example(name), torch.zeros(47, 33, dtype=torch.float64)
+    for wrong in (replace(scene, image_weights=nothing.expand(3, -1, -1)), replace(scene, alpha_weights=nothing)):
+        without = evaluate(reference.render, wrong, torch.float64, outside_band(name))
+        with pytest.raises(AssertionError):
+            assert_gradients_agree(without.gradients, judgement(name).gradients, 1e-3)
+
+
 def swap_columns(gradient: Tensor) -> Tensor:
     return gradient.roll(1, dims=-1)
 
