@@ -13,6 +13,7 @@ from benchmarks.gpu.bench import Bench, Result, Skipped, crowd, median, millisec
 from benchmarks.gpu.timing import photo_of, time_iteration
 from gns.gaussian_renderer import render
 from gns.losses.photometric import photometric_loss
+from gns.metrics import psnr
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.model.population import Population
 from gns.scene import Camera, Gaussians
@@ -33,7 +34,7 @@ def gsplat(bench: Bench) -> Result:
     result: Result = {
         "version": package.__version__,
         "gaussians": count,
-        "PSNR between the pictures": _psnr(theirs.image(), ours),
+        "PSNR between the pictures": psnr(theirs.image().detach(), ours),
     }
     for optimiser in ("torch fused Adam", "Adam of gns"):
         body = theirs.iteration(optimiser)
@@ -103,7 +104,3 @@ def _flat_group(leaf: Tensor, first: Tensor, second: Tensor) -> AdamGroup:
     assert leaf.grad is not None
     tensors = AdamTensors(leaf.detach().view(-1), leaf.grad.reshape(-1), first.view(-1), second.view(-1))
     return AdamGroup(tensors, 0.0, 1)
-
-
-def _psnr(image: Tensor, truth: Tensor) -> float:
-    return (-10 * torch.log10((image.detach() - truth).square().mean().clamp(min=1e-10))).item()
