@@ -135,7 +135,7 @@ def _real_scene(path: Path, count: int) -> tuple[Population, list[View]]:
     scene = read_scene(path, SceneOptions(), lambda _: None)
     arguments = ["-s", str(path), "--final-budget", str(count), "--iterations", "1500", "--quiet"]
     print(f"training {count:,} Gaussians on {path.name} for a moment ...", flush=True)
-    state = train(parse_train(arguments), scene)
+    state = train(scene, parse_train(arguments))
     return state.population, scene.train
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from gns.arguments import MetricsConfig, SceneConfig
@@ -21,6 +19,7 @@ from gns.commands.metrics import evaluate_models, evaluate_run
 from gns.errors import UserError
 from gns.metrics import load_lpips, psnr, ssim
 from gns.run_folder import RunFolder
+from gns.testing.scipy_ssim import scipy_ssim
 from gns.utils.png import from_eight_bit, read_png, to_eight_bit, write_png
 
 
@@ -30,22 +29,6 @@ def picture(seed: int, height: int = 20, width: int = 30) -> Tensor:
     coarse = torch.rand(1, 3, height // 4, width // 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
     return to_eight_bit(smooth + 0.05 * torch.rand(3, height, width, generator=generator))
-
-
-def scipy_ssim(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
-    """SSIM of [3, H, W] by its formula, with scipy's convolution and zeros outside."""
-    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-    window /= window.sum()
-
-    def blur(planes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        rows = convolve1d(planes, window, axis=1, mode="constant")
-        blurred: npt.NDArray[np.float64] = convolve1d(rows, window, axis=2, mode="constant")
-        return blurred
-
-    mx, my = blur(x), blur(y)
-    vx, vy, vxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    index = ((2 * mx * my + 1e-4) * (2 * vxy + 9e-4)) / ((mx * mx + my * my + 1e-4) * (vx + vy + 9e-4))
-    return float(index.mean())
 
 
 @pytest.fixture(autouse=True)
@@ -89,8 +72,8 @@ def test_psnr_of_a_photo_that_is_off_by_one_level() -> None:
 def test_ssim_agrees_with_scipy(size: tuple[int, int]) -> None:
     generator = torch.Generator().manual_seed(1)
     x, y = torch.rand(2, 3, *size, generator=generator, dtype=torch.float64)
-    assert ssim(x, y) == pytest.approx(scipy_ssim(x.numpy(), y.numpy()), abs=1e-12)
-    assert ssim(x, 0.8 * x + 0.1) == pytest.approx(scipy_ssim(x.numpy(), 0.8 * x.numpy() + 0.1), abs=1e-12)
+    assert ssim(x, y) == pytest.approx(scipy_ssim(x.numpy(), y.numpy()).mean(), abs=1e-12)
+    assert ssim(x, 0.8 * x + 0.1) == pytest.approx(scipy_ssim(x.numpy(), 0.8 * x.numpy() + 0.1).mean(), abs=1e-12)
     assert ssim(x, x) == pytest.approx(1, abs=1e-12)
 
 
@@ -168,7 +151,8 @@ def test_weights_that_cannot_be_had_are_a_reason_too(run: RunFolder, monkeypatch
     scores = evaluate_run(run, device="cpu", quiet=True)["ours_30"]
     assert scores["LPIPS"] is None
     assert "no route to host" in scores["LPIPS_absent"]
-    assert scores["PSNR"] > 0
+    pairs = [(from_eight_bit(picture(i)), from_eight_bit(picture(i + 10))) for i in (0, 1)]
+    assert scores["PSNR"] == pytest.approx(np.mean([psnr(*pair) for pair in pairs]))
 
 
 @pytest.mark.usefixtures("without_lpips")

@@ -19,9 +19,9 @@ from gns.arguments import SceneConfig, TrainConfig
 from gns.errors import UserError
 from gns.run_folder import CHECKPOINT_FORMAT, RunFolder, read_checkpoint
 from gns.scene import Camera, PointCloud, Scene, View
+from gns.testing.examples import random_gaussians
 from gns.testing.tiny import same_state
 from gns.utils.ply_file import read_table
-from tests.scene.test_ply import random_gaussians
 
 
 @pytest.fixture
@@ -364,11 +364,3 @@ def test_a_new_run_starts_a_new_log_and_a_resumed_one_goes_on(run: RunFolder, co
     run.log({"iteration": 1})
     assert RunFolder.create(run.path, replace(config, resume=True)).read_log() == [{"iteration": 1}]
     assert RunFolder.create(run.path, config).read_log() == []
-
-
-def test_cfg_args_is_a_plain_call(run: RunFolder) -> None:
-    """No value in it needs a name that a reader may not know, such as PosixPath."""
-    call = ast.parse((run.path / "cfg_args").read_text(encoding="utf-8"), mode="eval").body
-    assert isinstance(call, ast.Call)
-    for keyword in call.keywords:
-        ast.literal_eval(keyword.value)

@@ -24,10 +24,10 @@ from gns.gaussian_renderer import render
 from gns.model.initialisation import initial_gaussians
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians
+from gns.testing.examples import random_gaussians
 from gns.testing.scene_files import small_scene, write_colmap
 from gns.utils.ply_file import count_rows
 from gns.utils.png import read_png, to_eight_bit
-from tests.scene.test_ply import random_gaussians
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -411,6 +411,7 @@ def test_from_photos_to_scores(
     assert (printed.out, printed.err) == ("", "")  # --quiet means quiet
     run = RunFolder.open(Path("output/scene-100"))
     assert run.saved_iterations() == [60]
-    assert json.loads(run.results_path.read_text(encoding="utf-8"))["ours_60"]["PSNR"] > 5
+    scores = json.loads(run.results_path.read_text(encoding="utf-8"))["ours_60"]
+    assert scores["PSNR"] > 15  # pictures of nothing but the mean colour have 14.1
     assert json.loads((run.path / "cameras.json").read_text(encoding="utf-8"))[0]["img_name"] == "00.png"
     assert (run.path / "input.ply").exists()

@@ -248,16 +248,16 @@ class Population:
         group.first_moment.zero_()
         group.second_moment.zero_()
 
-    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int]) -> None:
+    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int] | None = None) -> None:
         """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group.
 
-        A step stands for `merged` steps by group: see `gns.model.adam.adam_step`.
+        A step stands for `merged` steps by group, 1 by default: see `gns.model.adam.adam_step`.
         """
         due = []
         for name in names:
-            group = self._groups[name]
-            group.steps += merged[name]
-            due.append(AdamGroup(group.tensors, rates[name], group.steps, merged[name]))
+            group, times = self._groups[name], merged[name] if merged else 1
+            group.steps += times
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, times))
         adam_step(due)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Examples, comparisons and planted errors that tests and benchmarks share. Not imported by the product."""
+"""Examples, comparisons and the CUDA kernels on the CPU, for tests and benchmarks. Not imported by the product."""

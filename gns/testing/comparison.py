@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer import instruction_sets, reference
+from gns.gaussian_renderer import instruction_sets, reference, render, use_instruction_set
 from gns.gaussian_renderer.output import RenderOutput, ScreenGradients
 from gns.scene import Camera, Gaussians
 from gns.testing.examples import EXAMPLES, Example, converted
@@ -60,7 +60,7 @@ BACKENDS = [
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a renderer made of an example, as float64."""
+    """What a renderer made of an example, as float64 on the CPU."""
 
     image: Tensor  # [3, H, W]
     alpha: Tensor  # [H, W]
@@ -69,43 +69,48 @@ class Outcome:
     gradients: dict[str, Tensor]  # by parameter group, and both screen gradients
 
 
-def trainable(gaussians: Gaussians, dtype: torch.dtype) -> Gaussians:
+CPU = torch.device("cpu")
+
+
+def trainable(gaussians: Gaussians, dtype: torch.dtype, device: torch.device = CPU) -> Gaussians:
     """A copy whose parameters ask for gradients."""
-    copy = converted(gaussians, dtype)
+    copy = converted(gaussians, dtype).to(device)
     for _, values in copy.named_tensors():
         values.requires_grad_()
     return copy
 
 
-def evaluate(renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor) -> Outcome:
-    """Render, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
-    gaussians = trainable(example.gaussians, dtype)
+def evaluate(
+    renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor, device: torch.device = CPU
+) -> Outcome:
+    """Render on `device`, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
+    gaussians = trainable(example.gaussians, dtype, device)
     output = renderer(
         example.camera,
         gaussians,
-        example.background.to(dtype),
-        edges=(example.edges * counted).to(dtype),
+        example.background.to(device, dtype),
+        edges=(example.edges * counted).to(device, dtype),
         sh_degree=example.sh_degree,
         screen_gradients=BOTH,
     )
-    by_image = output.image * (example.image_weights * counted).to(output.image.dtype)
-    by_alpha = output.alpha * (example.alpha_weights * counted).to(output.alpha.dtype)
+    by_image = output.image * (example.image_weights * counted).to(device, output.image.dtype)
+    by_alpha = output.alpha * (example.alpha_weights * counted).to(device, output.alpha.dtype)
     torch.autograd.backward(by_image.sum() + by_alpha.sum())
     assert output.importance is not None
-    screen = {"abs_grad": output.abs_grad.double(), "signed_grad": output.signed_grad.double()}
+    screen = {"abs_grad": output.abs_grad.cpu().double(), "signed_grad": output.signed_grad.cpu().double()}
     return Outcome(
-        image=output.image.detach().double(),
-        alpha=output.alpha.detach().double(),
-        radii=output.radii.double(),
-        importance=output.importance.double(),
+        image=output.image.detach().cpu().double(),
+        alpha=output.alpha.detach().cpu().double(),
+        radii=output.radii.cpu().double(),
+        importance=output.importance.cpu().double(),
         gradients=gradients_of(gaussians) | screen,
     )
 
 
 def gradients_of(gaussians: Gaussians) -> dict[str, Tensor]:
-    """Copies of the gradients as float64; a group without gradient counts as zero."""
+    """Copies of the gradients as float64 on the CPU; a group without gradient counts as zero."""
     return {
-        name: torch.zeros_like(values).double() if values.grad is None else values.grad.double().clone()
+        name: torch.zeros_like(values).cpu().double() if values.grad is None else values.grad.cpu().double().clone()
         for name, values in gaussians.named_tensors()
     }
 
@@ -129,6 +134,30 @@ def outside_band(name: str) -> Tensor:
 def judgement(name: str) -> Outcome:
     """What the reference makes of the named example."""
     return evaluate(reference.render, example(name), torch.float64, outside_band(name))
+
+
+@cache
+def drawn(name: str, backend: Backend) -> Outcome:
+    """What the production renderer makes of the named example; rendered once, for all that it is judged by."""
+    use_instruction_set(backend.instruction_set)
+    return evaluate(render, example(name), backend.dtype, outside_band(name))
+
+
+def assert_outcomes_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:
+    """Pictures, radii, importance and gradients agree, the former in all pixels `counted`."""
+    assert_images_agree(actual, expected, counted, backend)
+    assert_radii_agree(actual.radii, expected.radii, backend.gradient)
+    assert_close(actual.importance, expected.importance, backend.gradient, "importance")
+    assert_gradients_agree(actual.gradients, expected.gradients, backend.gradient)
+
+
+def assert_same_bits(first: Outcome, second: Outcome) -> None:
+    """Not one number differs."""
+    for name in ("image", "alpha", "radii", "importance"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert first.gradients.keys() == second.gradients.keys()
+    for name, values in first.gradients.items():
+        assert torch.equal(values, second.gradients[name]), name
 
 
 def assert_images_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:

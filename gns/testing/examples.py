@@ -92,6 +92,13 @@ def gaussians_seen(
     )
 
 
+def random_gaussians(count: int, sh_degree: int = 1, seed: int = 0) -> Gaussians:
+    """float32 parameters that are all different, of no particular meaning."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3,), (3,), (4,), (), (1, 3), ((sh_degree + 1) ** 2 - 1, 3)]
+    return Gaussians(*(torch.randn(count, *shape, generator=generator) for shape in shapes))
+
+
 def to_world(camera: Camera, view: Tensor) -> Tensor:
     """World positions [N, 3] of view positions [N, 3]."""
     return (view - torch.from_numpy(camera.translation)) @ torch.from_numpy(camera.rotation)
@@ -207,6 +214,21 @@ def _ties() -> Example:
     return example_of(camera, gaussians)
 
 
+def _wide_giants() -> Example:
+    """Gaussians over more columns of tiles (16 pixels) than a GPU's warp has lanes, and over hundreds of tiles."""
+    camera = camera_at(34 * 16 + 5, 37)
+    giants = gaussians_seen(camera, 3, seed=2, depth=(3.0, 4.0), size=(150.0, 400.0), logits=(-1.0, 1.0), margin=-0.4)
+    return example_of(camera, joined(gaussians_seen(camera, 20, seed=1), giants))
+
+
+def _deep_opaque_stack() -> Example:
+    """More Gaussians in a tile than a GPU's block stages at a time, of which no pixel sees the last."""
+    camera = camera_at(20, 20)
+    veil = gaussians_seen(camera, 1, depth=(0.7, 0.7), size=(25.0, 40.0), logits=(-1.0, -1.0), margin=-0.4)
+    stack = gaussians_seen(camera, 500, seed=3, size=(6.0, 14.0), logits=(1.0, 9.0), margin=-0.1)
+    return example_of(camera, joined(veil, stack))
+
+
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "1x1": lambda: _cloud(1, 1, 20, 3),
     "15x17, degree 0": lambda: _cloud(15, 17, 40, 0),
@@ -219,8 +241,10 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "all outside the view": _outside,
     "all behind": _behind,
     "one giant": _giant,
+    "wide giants": _wide_giants,
     "2000 in one tile": _crowded,
     "opaque stacks": _opaque,
+    "deep opaque stack": _deep_opaque_stack,
     "beyond the frustum margin": _wide,
     "needles": _needles,
     "equal depths": _ties,

@@ -10,6 +10,8 @@ SSIM_WEIGHT = 0.2
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2
+# Height, width: below, at and above the window; at and above the rows that the CPU takes at a time.
+SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33), (64, 9), (150, 20)]
 
 
 def reference_photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -42,3 +44,24 @@ def ssim_map(x: Tensor, y: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     structure = (2 * covariance + C2) / (variance_x + variance_y + C2)
     return luminance * structure
+
+
+def expected_loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The reference's loss and its gradient by the image, in float64."""
+    leaf = image.clone().requires_grad_()
+    loss = reference_photometric_loss(leaf, target, mask)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), gradient
+
+
+def images(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """An image [3, H, W] that strays from [0, 1] and never equals its target uint8 [H, W, 3], and a mask [H, W]."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.linspace(0, 1, height)[:, None, None]
+    columns = torch.linspace(0, 1, width)[None, :, None]
+    pattern = 0.5 + 0.3 * torch.sin(9 * rows + torch.arange(3)) * torch.cos(7 * columns)
+    target = (255 * pattern + 40 * torch.randn(height, width, 3, generator=generator)).clamp(0, 255).to(torch.uint8)
+    sign = torch.where(torch.rand(3, height, width, generator=generator) < 0.5, -1.0, 1.0)
+    error = sign * (0.02 + 0.3 * torch.rand(3, height, width, generator=generator))
+    image = (target.movedim(-1, 0) / 255 + error).double()
+    return image.float().double(), target, torch.rand(height, width, generator=generator) < 0.6

@@ -63,7 +63,7 @@ def tiny_config(folder: Path = Path("unused"), **changes: Any) -> TrainConfig:
 def tiny_run(budget: int = TINY_BUDGET, views: Sequence[View] = (), team: Team = SINGLE, *, extent: float = 1.0) -> Run:
     """What a rule may know of a run at its natural length."""
     optimisation = optimisation_of(DEFAULT_METHOD, SCHEDULES[0])
-    return Run(budget=budget, extent=extent, views=views, optimisation=optimisation, team=team)
+    return Run(budget, extent, (0.0, 0.0, 0.0), views, optimisation, team)
 
 
 def summing_calendars(**changes: Any) -> Calendars:
@@ -88,16 +88,16 @@ def planted_calendars(calendars: Calendars) -> Iterator[None]:
 
 
 def same_state(first: Any, second: Any) -> bool:
-    """Whether two states (dictionaries of tensors, numbers and such dictionaries) are equal, to the last bit."""
+    """Whether two states (numbers, tensors, and dictionaries, lists and tuples of such) are equal to the last bit."""
+    if type(first) is not type(second):
+        return False
     if isinstance(first, dict):
-        return (
-            isinstance(second, dict)
-            and first.keys() == second.keys()
-            and all(same_state(values, second[key]) for key, values in first.items())
-        )
+        return first.keys() == second.keys() and all(same_state(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
     if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and first.dtype == second.dtype and torch.equal(first, second)
-    return type(first) is type(second) and bool(first == second)
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return bool(first == second)
 
 
 def small_gaussians(count: int, generator: torch.Generator, *, sigma: float = 0.06, spread: float = 0.0) -> Gaussians:

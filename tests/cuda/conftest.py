@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cuda.shim import ShimLauncher, compiler
+from gns.testing.shim import ShimLauncher, compiler
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
 from gns.gaussian_renderer.backends.forecast import Forecast
 from gns.gaussian_renderer.backends.gpu import GpuBackend
 from gns.gaussian_renderer.backends.kernel_table import TILE
-from gns.testing.comparison import Outcome, evaluate, example
+from gns.testing.comparison import Outcome, assert_same_bits, evaluate, example
 from gns.testing.examples import converted, rows
+from gns.testing.shim import Edit, ShimLauncher, compiler
 from gns.utils.readback import Readback
-from tests.cuda.shim import Edit, ShimLauncher, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -81,13 +81,6 @@ def _outcome(name: str, launcher: ShimLauncher, room: int | None) -> tuple[Outco
     return outcome, counted[0]
 
 
-def _assert_same_bits(first: Outcome, second: Outcome) -> None:
-    for name in ("image", "alpha", "radii", "importance"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
-    for name, values in first.gradients.items():
-        assert torch.equal(values, second.gradients[name]), name
-
-
 @pytest.fixture(params=[False, True], ids=["short ids", "wide ids"])
 def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if request.param:
@@ -102,7 +95,7 @@ def test_what_is_foreseen_changes_no_bit(name: str, wide: bool, shim: ShimLaunch
         shim.launches.clear()
         outcome, again = _outcome(name, shim, room)
         assert again == instances
-        _assert_same_bits(outcome, exact)
+        assert_same_bits(outcome, exact)
         expected = 0 if name == "no Gaussians" else 1 if room >= instances else 2
         assert shim.launches.count("emit_wide" if wide else "emit") == expected
 
@@ -128,9 +121,9 @@ def test_a_kernel_that_ignores_the_room_is_seen(good: str, bad: str, room: Room,
     exact, instances = _outcome(name, shim, None)
     edit: Edit = lambda text: text.replace(good, bad, 1)  # noqa: E731
     faulty = ShimLauncher(edits={"tiles.cu": edit})
-    _assert_same_bits(_outcome(name, shim, room(instances))[0], exact)
+    assert_same_bits(_outcome(name, shim, room(instances))[0], exact)
     with pytest.raises(AssertionError):
-        _assert_same_bits(_outcome(name, faulty, room(instances))[0], exact)
+        assert_same_bits(_outcome(name, faulty, room(instances))[0], exact)
 
 
 def test_the_largest_short_id_is_no_tile() -> None:

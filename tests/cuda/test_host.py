@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -28,13 +27,13 @@ from gns.gaussian_renderer.backends.protocol import RenderInputs
 from gns.losses.photometric import photometric_loss
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.run_folder import RunFolder, read_checkpoint
-from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.scene import Gaussians, Scene
 from gns.testing.comparison import (
     Backend,
     assert_close,
-    assert_gradients_agree,
     assert_images_agree,
-    assert_radii_agree,
+    assert_outcomes_agree,
+    assert_same_bits,
     evaluate,
     example,
     judgement,
@@ -42,9 +41,10 @@ from gns.testing.comparison import (
     trainable,
 )
 from gns.testing.examples import EXAMPLES, Example, camera_at, converted, example_of, gaussians_seen, rows
-from gns.training.loop import Trainer, TrainState, train
-from gns.utils.png import to_eight_bit
-from tests.cuda.shim import ShimLauncher, compiler
+from gns.testing.shim import ShimLauncher, compiler
+from gns.testing.tiny import TINY_BUDGET, tiny_config, tiny_scene
+from gns.training.loop import Trainer, train
+from gns.training.state import TrainState
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -79,10 +79,7 @@ def _single(scene: Example) -> Gaussians:
 def test_agrees_with_the_reference(shim: ShimLauncher, name: str) -> None:
     counted = outside_band(name)
     found, expected = evaluate(render, example(name), torch.float32, counted), judgement(name)
-    assert_images_agree(found, expected, counted, TOLERANCE)
-    assert_radii_agree(found.radii, expected.radii, TOLERANCE.gradient)
-    assert_close(found.importance, expected.importance, TOLERANCE.gradient, "importance")
-    assert_gradients_agree(found.gradients, expected.gradients, TOLERANCE.gradient)
+    assert_outcomes_agree(found, expected, counted, TOLERANCE)
 
 
 def test_one_wrong_opacity_is_noticed(shim: ShimLauncher) -> None:
@@ -98,8 +95,7 @@ def test_one_wrong_opacity_is_noticed(shim: ShimLauncher) -> None:
 def test_equal_input_gives_equal_bits(shim: ShimLauncher) -> None:
     scene, everywhere = example("130x70, degree 3"), torch.ones(70, 130, dtype=torch.bool)
     first, second = (evaluate(render, scene, torch.float32, everywhere) for _ in range(2))
-    assert torch.equal(first.image, second.image) and torch.equal(first.importance, second.importance)
-    assert all(torch.equal(first.gradients[name], second.gradients[name]) for name in first.gradients)
+    assert_same_bits(first, second)
 
 
 def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
@@ -110,8 +106,7 @@ def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
         for buffer in workspace._buffers.values():
             buffer.fill_(math.nan if buffer.is_floating_point() else torch.iinfo(buffer.dtype).max)
     again = evaluate(render, scene, torch.float32, everywhere)
-    assert torch.equal(clean.image, again.image)
-    assert all(torch.equal(clean.gradients[name], again.gradients[name]) for name in clean.gradients)
+    assert_same_bits(clean, again)
 
 
 def test_tiles_without_gaussians_forget_those_of_the_last_view(shim: ShimLauncher) -> None:
@@ -119,7 +114,7 @@ def test_tiles_without_gaussians_forget_those_of_the_last_view(shim: ShimLaunche
     sparse = example_of(dense.camera, rows(dense.gaussians, torch.arange(8)))
     clean = evaluate(render, sparse, torch.float32, everywhere)
     evaluate(render, dense, torch.float32, everywhere)
-    assert torch.equal(evaluate(render, sparse, torch.float32, everywhere).image, clean.image)
+    assert_same_bits(evaluate(render, sparse, torch.float32, everywhere), clean)
 
 
 def test_importance_alone_has_the_bits_of_the_rendering_with_it(shim: ShimLauncher) -> None:
@@ -139,8 +134,7 @@ def test_many_tiles_take_the_wide_kernels(shim: ShimLauncher, monkeypatch: pytes
     monkeypatch.setattr(cuda_kernels, "MOST_SHORT_TILES", 44)  # there are 45
     wide = evaluate(render, scene, torch.float32, everywhere)
     assert {"emit", "emit_wide", "ranges", "ranges_wide"} <= set(shim.launches)
-    assert torch.equal(narrow.image, wide.image)
-    assert all(torch.equal(narrow.gradients[name], wide.gradients[name]) for name in narrow.gradients)
+    assert_same_bits(narrow, wide)
 
 
 def test_accumulating_adds_to_what_is_there(shim: ShimLauncher) -> None:
@@ -329,47 +323,16 @@ def test_more_groups_than_a_launch_takes_and_unlike_ones(shim: ShimLauncher) -> 
 
 # Training
 
-WIDTH, HEIGHT, BUDGET, ITERATIONS = 32, 24, 100, 75
-
-
-def _camera(index: int) -> Camera:
-    angle = 0.25 * (index - 1.5)
-    pose = np.eye(4)
-    pose[0, 0], pose[0, 2], pose[2, 0], pose[2, 2] = math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
-    pose[2, 3] = 4.0
-    return Camera(WIDTH, HEIGHT, 32.0, 32.0, WIDTH / 2, HEIGHT / 2, pose, f"{index}.png")
+ITERATIONS = 75  # densification begins with the second
 
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    """Photos of 200 small Gaussians, and a few of their means to start from."""
-    generator = torch.Generator().manual_seed(0)
-    truth = Gaussians(
-        means=2 * torch.rand(200, 3, generator=generator) - 1,
-        log_scales=torch.full((200, 3), math.log(0.08)),
-        quats=torch.randn(200, 4, generator=generator),
-        opacity_logits=torch.full((200,), 2.0),
-        sh_dc=torch.randn(200, 1, 3, generator=generator),
-        sh_rest=torch.zeros(200, 0, 3),
-    )
-    cameras = [_camera(index) for index in range(4)]
-    views = [View(camera, to_eight_bit(render(camera, truth, torch.zeros(3)).image)) for camera in cameras]
-    points = PointCloud(truth.means[:120].double().numpy(), np.full((120, 3), 128, np.uint8))
-    return Scene("tiny", views[:3], views[3:], points, extent=1.5, background=(0.0, 0.0, 0.0))
+    return tiny_scene(train_views=3, test_views=1, count=200, width=32, height=24)
 
 
 def _config(**changes: Any) -> TrainConfig:
-    options: dict[str, Any] = {
-        "source_path": Path("unused"),
-        "model_path": Path("unused"),
-        "final_budget": BUDGET,
-        "iterations": ITERATIONS,
-        "sh_degree": 1,
-        "threads": 1,
-        "quiet": True,
-        "test_iterations": (-1,),
-    }
-    return TrainConfig(**{**options, **changes})
+    return tiny_config(**{"iterations": ITERATIONS, **changes})
 
 
 def _advance(trainer: Trainer, state: TrainState, until: int) -> dict[str, Tensor]:
@@ -381,11 +344,11 @@ def _advance(trainer: Trainer, state: TrainState, until: int) -> dict[str, Tenso
 
 def _trained(scene: Scene, until: int) -> dict[str, Tensor]:
     """The parameters after iteration `until`, beginning with ellipsoids: a sphere's turns have no gradient."""
-    config = _config()
-    state = TrainState.begin(config, scene)
+    trainer = Trainer(_config(), scene)
+    state = trainer.begin()
     with torch.no_grad():
         state.population.gaussians.log_scales += torch.tensor([0.4, 0.0, -0.4])
-    return _advance(Trainer(config, scene), state, until)
+    return _advance(trainer, state, until)
 
 
 def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,9 +361,9 @@ def test_first_iterations_follow_the_cpu(shim: ShimLauncher, scene: Scene, monke
 
 
 def test_a_whole_run_reaches_the_budget_and_repeats_its_bits(shim: ShimLauncher, scene: Scene) -> None:
-    first, second = (train(_config(), scene).population.state_dict() for _ in range(2))
+    first, second = (train(scene, _config()).population.state_dict() for _ in range(2))
     for name, group in first["groups"].items():
-        assert group["parameter"].shape[0] == BUDGET
+        assert group["parameter"].shape[0] == TINY_BUDGET
         assert torch.equal(group["parameter"], second["groups"][name]["parameter"]), name
         assert torch.equal(group["second_moment"], second["groups"][name]["second_moment"]), name
     assert {"score", "sum_scores"} <= set(shim.launches)  # the survey took place
@@ -413,12 +376,12 @@ def test_a_checkpoint_goes_on_on_the_other_device(
     config = _config(model_path=tmp_path)
     backends = (_gpu(), CpuBackend())
     monkeypatch.setitem(IN_USE, CPU, backends[not first_on_gpu])
-    state = TrainState.begin(config, scene)
+    state = Trainer(config, scene).begin()
     before = _advance(Trainer(config, scene), state, 20)
     run = RunFolder.create(tmp_path, config)
     run.save_checkpoint(state.state_dict(), 20)
     monkeypatch.setitem(IN_USE, CPU, backends[first_on_gpu])
-    resumed = TrainState.from_state_dict(read_checkpoint(run.checkpoint_path(20)), config, scene)
+    resumed = Trainer(config, scene).begin(read_checkpoint(run.checkpoint_path(20)))
     for name, values in resumed.population.gaussians.named_tensors():
         assert torch.equal(values, before[name])
     after, there = (
@@ -442,8 +405,8 @@ class _HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def test_a_steady_iteration_reads_one_number(shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _config(iterations=30_000)
-    trainer, state = Trainer(config, scene), TrainState.begin(config, scene)
+    trainer = Trainer(_config(iterations=30_000), scene)
+    state = trainer.begin()
     _advance(trainer, state, 2)
     notes: list[Tensor] = []
     monkeypatch.setattr(state.sampler, "next", lambda: 0)  # it reads its own order, which never leaves the CPU

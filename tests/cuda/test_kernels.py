@@ -14,14 +14,13 @@ from torch import Tensor
 from gns.gaussian_renderer import reference
 from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, SOURCE_FOLDER, TILE, camera_arguments
-from gns.testing import comparison
 from gns.testing.comparison import (
-    Backend,
     Outcome,
-    assert_close,
-    assert_gradients_agree,
-    assert_images_agree,
-    assert_radii_agree,
+    assert_outcomes_agree,
+    assert_same_bits,
+    example,
+    judgement,
+    outside_band,
 )
 from gns.testing.examples import (
     EXAMPLES,
@@ -29,84 +28,34 @@ from gns.testing.examples import (
     camera_at,
     example_of,
     gaussians_seen,
-    joined,
     rows,
 )
-from tests.cuda.shim import ShimError, ShimLauncher
-from tests.cuda.stages import NOT_DRAWN, Stages, evaluate_stages, poisoned, prepared
-
-# What the CPU backend is allowed in float32; gradients a tenth of it.
-KERNEL_TOLERANCE = Backend("cuda", torch.float32, image=1e-5, gradient=1e-4, rounding=1e-5)
+from gns.testing.shim import ShimError, ShimLauncher
+from tests.cuda.stages import KERNEL_TOLERANCE, NOT_DRAWN, Stages, evaluate_stages, poisoned, prepared
 
 
 @cache
-def wide_giants() -> Example:
-    """Gaussians over more columns of tiles than a warp has lanes, and over more tiles than a thread sums by itself."""
-    camera = camera_at(34 * TILE + 5, 37)
-    giants = gaussians_seen(camera, 3, seed=2, depth=(3.0, 4.0), size=(150.0, 400.0), logits=(-1.0, 1.0), margin=-0.4)
-    return example_of(camera, joined(gaussians_seen(camera, 20, seed=1), giants))
+def drawn(launcher: ShimLauncher, name: str) -> Outcome:
+    """What the kernels make of the named example; run once."""
+    return evaluate_stages(launcher, example(name), outside_band(name))
 
 
 @cache
-def deep_opaque_stack() -> Example:
-    """More Gaussians in a tile than its threads stage at a time, of which none sees the last."""
-    camera = camera_at(20, 20)
-    veil = gaussians_seen(camera, 1, depth=(0.7, 0.7), size=(25.0, 40.0), logits=(-1.0, -1.0), margin=-0.4)
-    stack = gaussians_seen(camera, 500, seed=3, size=(6.0, 14.0), logits=(1.0, 9.0), margin=-0.1)
-    return example_of(camera, joined(veil, stack))
+def listed(launcher: ShimLauncher, name: str) -> Stages:
+    """The named example down to its lists: for tests that change neither these nor the parameters."""
+    return prepared(launcher, example(name))
 
 
-OWN_EXAMPLES = {"wide giants": wide_giants, "deep opaque stack": deep_opaque_stack}
-NAMES = [*EXAMPLES, *OWN_EXAMPLES]
-
-
-def example(name: str) -> Example:
-    return OWN_EXAMPLES[name]() if name in OWN_EXAMPLES else comparison.example(name)
-
-
-@cache
-def outside_band(name: str) -> Tensor:
-    if name not in OWN_EXAMPLES:
-        return comparison.outside_band(name)
-    scene = example(name)
-    band = reference.near_cutoff(scene.camera, scene.gaussians, sh_degree=scene.sh_degree)
-    assert band.double().mean() <= 2e-2
-    return ~band
-
-
-@cache
-def judgement(name: str) -> Outcome:
-    if name not in OWN_EXAMPLES:
-        return comparison.judgement(name)
-    return comparison.evaluate(reference.render, example(name), torch.float64, outside_band(name))
-
-
-def assert_outcome_agrees(actual: Outcome, name: str) -> None:
-    expected, tolerance = judgement(name), KERNEL_TOLERANCE
-    assert_images_agree(actual, expected, outside_band(name), tolerance)
-    assert_radii_agree(actual.radii, expected.radii, tolerance.gradient)
-    assert_close(actual.importance, expected.importance, tolerance.gradient, "importance")
-    assert_gradients_agree(actual.gradients, expected.gradients, tolerance.gradient)
-
-
-def assert_same_bits(first: Outcome, second: Outcome) -> None:
-    for name in ("image", "alpha", "radii", "importance"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
-    for name, values in first.gradients.items():
-        assert torch.equal(values, second.gradients[name]), name
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_everything_agrees_with_the_reference(name: str, shim: ShimLauncher) -> None:
-    assert_outcome_agrees(evaluate_stages(shim, example(name), outside_band(name)), name)
+    assert_outcomes_agree(drawn(shim, name), judgement(name), outside_band(name), KERNEL_TOLERANCE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_order_of_threads_and_the_width_of_tile_ids_change_no_bit(
     name: str, shim: ShimLauncher, backwards: ShimLauncher
 ) -> None:
-    outcome = evaluate_stages(shim, example(name), outside_band(name))
-    assert_same_bits(outcome, evaluate_stages(backwards, example(name), outside_band(name), wide=True))
+    assert_same_bits(drawn(shim, name), evaluate_stages(backwards, example(name), outside_band(name), wide=True))
 
 
 # ---- stage by stage --------------------------------------------------------------------------------------------------
@@ -133,9 +82,9 @@ def tiles_met(stages: Stages) -> Tensor:
     return met
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_lists_hold_every_contribution_and_little_else(name: str, shim: ShimLauncher) -> None:
-    scene, stages = example(name), prepared(shim, example(name))
+    scene, stages = example(name), listed(shim, name)
     columns, down = stages.tiles
     alphas = dense_alphas(scene)
     padded = torch.nn.functional.pad(
@@ -149,9 +98,9 @@ def test_lists_hold_every_contribution_and_little_else(name: str, shim: ShimLaun
         assert (strongest >= 0.9 / 255)[met].double().mean() > 0.75
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_lists_are_near_to_far_and_slots_are_used_once(name: str, shim: ShimLauncher) -> None:
-    stages = prepared(shim, example(name))
+    stages = listed(shim, name)
     assert stages.slots.sort().values.tolist() == list(range(len(stages.list)))
     ranges = [(begin, end) for begin, end in stages.tile_ranges.tolist() if begin < end]
     assert [begin for begin, _ in ranges] == [0, *(end for _, end in ranges[:-1])][: len(ranges)]
@@ -177,9 +126,9 @@ def test_depth_keys_are_the_bits_of_the_depth(shim: ShimLauncher) -> None:
     torch.testing.assert_close(stages.depth_keys.view(torch.float32)[drawn].double(), depths[drawn], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_three_forward_kernels_agree_to_the_bit(name: str, shim: ShimLauncher) -> None:
-    scene, stages = example(name), prepared(shim, example(name))
+    scene, stages = example(name), listed(shim, name)
     background, edges = scene.background.float(), scene.edges.float()
     image, alpha, none = stages.blend(background)
     scored_image, scored_alpha, scores = stages.blend(background, edges)
@@ -236,7 +185,7 @@ def test_without_a_gradient_of_alpha_none_is_taken(shim: ShimLauncher) -> None:
     assert torch.equal(stages.packets, without)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_without_screen_gradients_all_others_keep_their_bits(name: str, shim: ShimLauncher) -> None:
     scene, stages = example(name), prepared(shim, example(name))
     image, alpha, _ = stages.blend(scene.background.float())

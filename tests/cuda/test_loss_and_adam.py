@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, Launchable
 from gns.testing.comparison import assert_close
-from tests.cuda.shim import ShimLauncher
+from gns.testing.reference_loss import SIZES, expected_loss_and_gradient, images
+from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import poisoned
-from tests.losses.test_photometric import SIZES, expected_loss_and_gradient, images
 
 LOSS_TOLERANCE = 1e-6  # absolute
 GRADIENT_TOLERANCE = 1e-5  # of the largest entry

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from tests.cuda.shim import ShimError, ShimLauncher
-from tests.cuda.stages import evaluate_stages
-from tests.cuda.test_kernels import assert_outcome_agrees, assert_same_bits, example, outside_band
+from gns.testing.comparison import assert_outcomes_agree, assert_same_bits, example, judgement, outside_band
+from gns.testing.reference_loss import images
+from gns.testing.shim import ShimError, ShimLauncher
+from tests.cuda.stages import KERNEL_TOLERANCE, evaluate_stages
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_steps, adam_together, loss_and_gradient
-from tests.losses.test_photometric import images
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ WRONG_RESULTS = [
 def test_a_wrong_result_is_seen(plant: Plant, shim: ShimLauncher) -> None:
     launcher, inside = plant.launcher(), outside_band(plant.name)
     with pytest.raises((AssertionError, ShimError)):
-        assert_outcome_agrees(evaluate_stages(launcher, example(plant.name), inside), plant.name)
+        outcome = evaluate_stages(launcher, example(plant.name), inside)
+        assert_outcomes_agree(outcome, judgement(plant.name), inside, KERNEL_TOLERANCE)
 
 
 # A barrier that is missing may do no harm in one order of the threads; it must in one of the two.
@@ -74,7 +75,7 @@ def test_a_missing_barrier_is_seen(plant: Plant, shim: ShimLauncher) -> None:
     with pytest.raises((AssertionError, ShimError)):
         first, second = (evaluate_stages(plant.launcher(backwards=order), scene, inside) for order in (False, True))
         assert_same_bits(first, second)
-        assert_outcome_agrees(first, plant.name)
+        assert_outcomes_agree(first, judgement(plant.name), inside, KERNEL_TOLERANCE)
 
 
 # What a GPU answers with anything at all, or by hanging.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cuda.shim import compiler
+from gns.testing.shim import compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,11 +36,11 @@ def sanitizer_libraries() -> list[str]:
 PROGRAM = """
 import sys
 import torch
-from tests.cuda.shim import ShimLauncher
+from gns.testing.comparison import example
+from gns.testing.reference_loss import images
+from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import evaluate_stages, prepared
-from tests.cuda.test_kernels import example
 from tests.cuda.test_loss_and_adam import SIZES_TOGETHER, adam_together, loss_and_gradient
-from tests.losses.test_photometric import images
 
 file, good, bad = sys.argv[1:] or (None, None, None)
 launcher = ShimLauncher(sanitized=True, edits={file: lambda text: text.replace(good, bad)} if file else None)
@@ -53,7 +54,9 @@ print("all kernels ran")
 """
 
 
-def run_sanitized(*plant: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def sanitized() -> list[subprocess.CompletedProcess[str]]:
+    """How the program ended with the kernels as shipped, and with one that reads an element too far; both at once."""
     libraries = sanitizer_libraries()
     if not libraries:
         pytest.skip("the C++ compiler has no sanitizers")
@@ -63,15 +66,18 @@ def run_sanitized(*plant: str) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", PROGRAM, *plant]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def run(plant: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", PROGRAM, *plant]
+        return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(run, ((), ("tiles.cu", "i == capacity - 1 || ", ""))))
 
 
-def test_the_kernels_stay_inside_their_memory() -> None:
-    result = run_sanitized()
-    assert result.returncode == 0 and "all kernels ran" in result.stdout, result.stderr
+def test_the_kernels_stay_inside_their_memory(sanitized: list[subprocess.CompletedProcess[str]]) -> None:
+    assert sanitized[0].returncode == 0 and "all kernels ran" in sanitized[0].stdout, sanitized[0].stderr
 
 
-def test_one_element_too_far_is_seen() -> None:
-    result = run_sanitized("tiles.cu", "i == capacity - 1 || ", "")
-    assert result.returncode != 0 and "heap-buffer-overflow" in result.stderr
+def test_one_element_too_far_is_seen(sanitized: list[subprocess.CompletedProcess[str]]) -> None:
+    assert sanitized[1].returncode != 0 and "heap-buffer-overflow" in sanitized[1].stderr

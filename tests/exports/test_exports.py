@@ -11,7 +11,7 @@ import torch
 import gns
 from gns.errors import UserError
 from gns.scene import Gaussians
-from tests.scene.test_ply import random_gaussians
+from gns.testing.examples import random_gaussians
 
 
 def test_splat(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from gns.testing.comparison import (
     outside_band,
     trainable,
 )
+from gns.testing.shim import ShimLauncher, compiler
 from gns.utils.workspace import Workspace
-from tests.cuda.shim import ShimLauncher, compiler
 
 CPU = torch.device("cpu")
 NAME = "33x47, degree 2"

@@ -19,6 +19,8 @@ from gns.testing.comparison import (
     Renderer,
     assert_close,
     assert_gradients_agree,
+    assert_same_bits,
+    drawn,
     evaluate,
     example,
     gradients_of,
@@ -46,8 +48,8 @@ def differentiated(scene: Example, gaussians: Gaussians, *, accumulate: bool = F
 
 
 def test_gradients_agree_with_the_reference(example_name: str, backend: Backend) -> None:
-    drawn = evaluate(render, example(example_name), backend.dtype, outside_band(example_name))
-    assert_gradients_agree(drawn.gradients, judgement(example_name).gradients, backend.gradient)
+    found, expected = drawn(example_name, backend).gradients, judgement(example_name).gradients
+    assert_gradients_agree(found, expected, backend.gradient)
 
 
 @pytest.mark.parametrize("output", ["image", "alpha"])
@@ -90,13 +92,22 @@ def test_gradients_through_the_photometric_loss_agree(masked: bool, backend: Bac
 @pytest.mark.parametrize("group", [*GROUPS, "abs_grad", "signed_grad"])
 def test_gradient_comparison_fails_on_one_entry_off_by_one_percent(group: str, backend: Backend) -> None:
     name = "33x47, degree 2"
-    gradients = evaluate(render, example(name), backend.dtype, outside_band(name)).gradients
+    gradients = drawn(name, backend).gradients
     wrong = gradients[group].clone().reshape(-1)
     wrong[wrong.abs().argmax()] *= 1.01
     with pytest.raises(AssertionError, match=group):
         assert_gradients_agree(
             gradients | {group: wrong.reshape(gradients[group].shape)}, judgement(name).gradients, backend.gradient
         )
+
+
+def test_gradient_comparison_fails_on_an_output_left_out() -> None:
+    name = "33x47, degree 2"
+    scene, nothing = example(name), torch.zeros(47, 33, dtype=torch.float64)
+    for wrong in (replace(scene, image_weights=nothing.expand(3, -1, -1)), replace(scene, alpha_weights=nothing)):
+        without = evaluate(reference.render, wrong, torch.float64, outside_band(name))
+        with pytest.raises(AssertionError):
+            assert_gradients_agree(without.gradients, judgement(name).gradients, 1e-3)
 
 
 def swap_columns(gradient: Tensor) -> Tensor:
@@ -140,9 +151,9 @@ def test_gradient_comparison_fails_on_a_changed_model(plant: Callable[[Gaussians
     name = "33x47, degree 2"
     wrong = converted(example(name).gaussians, torch.float64)
     plant(wrong)
-    drawn = evaluate(render, replace(example(name), gaussians=wrong), backend.dtype, outside_band(name))
+    changed = evaluate(render, replace(example(name), gaussians=wrong), backend.dtype, outside_band(name))
     with pytest.raises(AssertionError):
-        assert_gradients_agree(drawn.gradients, judgement(name).gradients, backend.gradient)
+        assert_gradients_agree(changed.gradients, judgement(name).gradients, backend.gradient)
 
 
 def test_gradient_comparison_fails_on_nan() -> None:
@@ -159,13 +170,13 @@ def test_gradient_comparison_fails_on_nan() -> None:
 def function_of(group: str, scene: Example) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Image and alpha as a function of one group of parameters."""
 
-    def drawn(values: Tensor) -> tuple[Tensor, Tensor]:
+    def pictures(values: Tensor) -> tuple[Tensor, Tensor]:
         gaussians = converted(scene.gaussians, torch.float64)
         setattr(gaussians, group, values)
         output = render(scene.camera, gaussians, scene.background)
         return output.image, output.alpha
 
-    return drawn
+    return pictures
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -293,12 +304,6 @@ def test_memory_layout_does_not_change_gradients(backend: Backend) -> None:
         assert torch.equal(gradients_of(by_row)[name], gradient), name
 
 
-def bits(scene: Example, backend: Backend) -> list[Tensor]:
-    gaussians = trainable(scene.gaussians, backend.dtype)
-    image, screen = differentiated(scene, gaussians)
-    return [image, screen, *gradients_of(gaussians).values()]
-
-
 def test_renderings_may_overlap_in_time(backend: Backend) -> None:
     """Each keeps its own intermediate results: a second rendering before the first one's backward disturbs nothing."""
     names = ["33x47, degree 2", "opaque stacks", "16x16, degree 1"]
@@ -320,8 +325,8 @@ BUSY = ["130x70, degree 3", "2000 in one tile", "opaque stacks"]
 
 @pytest.mark.parametrize("name", BUSY)
 def test_two_runs_give_the_same_bits(name: str, backend: Backend) -> None:
-    first, second = bits(example(name), backend), bits(example(name), backend)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    again = evaluate(render, example(name), backend.dtype, outside_band(name))
+    assert_same_bits(again, drawn(name, backend))
 
 
 @pytest.fixture
@@ -334,12 +339,9 @@ def restored_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("restored_threads")
 @pytest.mark.parametrize("name", BUSY)
 def test_any_number_of_threads_gives_the_same_bits(name: str, backend: Backend) -> None:
-    outcomes = []
     for count in (1, 2, 3):
         set_threads(count)
-        outcomes.append(bits(example(name), backend))
-    for other in outcomes[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(outcomes[0], other, strict=True))
+        assert_same_bits(evaluate(render, example(name), backend.dtype, outside_band(name)), drawn(name, backend))
 
 
 def test_accumulate_adds_to_the_gradients_in_place(backend: Backend) -> None:

@@ -20,6 +20,7 @@ from gns.testing.comparison import (
     assert_close,
     assert_images_agree,
     assert_radii_agree,
+    drawn,
     evaluate,
     example,
     judgement,
@@ -42,26 +43,23 @@ from gns.testing.examples import (
 
 def test_image_and_alpha_agree_with_the_reference(example_name: str, backend: Backend) -> None:
     inside = outside_band(example_name)
-    drawn = evaluate(render, example(example_name), backend.dtype, inside)
-    assert_images_agree(drawn, judgement(example_name), inside, backend)
+    assert_images_agree(drawn(example_name, backend), judgement(example_name), inside, backend)
 
 
 def test_radii_agree_with_the_reference(example_name: str, backend: Backend) -> None:
-    drawn = evaluate(render, example(example_name), backend.dtype, outside_band(example_name))
-    assert_radii_agree(drawn.radii, judgement(example_name).radii, backend.gradient)
+    assert_radii_agree(drawn(example_name, backend).radii, judgement(example_name).radii, backend.gradient)
 
 
 def test_importance_agrees_with_the_reference(example_name: str, backend: Backend) -> None:
-    drawn = evaluate(render, example(example_name), backend.dtype, outside_band(example_name))
-    assert_close(drawn.importance, judgement(example_name).importance, backend.gradient, "importance")
+    found, expected = drawn(example_name, backend).importance, judgement(example_name).importance
+    assert_close(found, expected, backend.gradient, "importance")
 
 
 def test_the_importance_pass_gives_the_bits_of_the_render(example_name: str, backend: Backend) -> None:
     scene = example(example_name)
-    gaussians, edges = converted(scene.gaussians, backend.dtype), scene.edges.to(backend.dtype)
-    rendered = render(scene.camera, gaussians, scene.background.to(backend.dtype), edges=edges).importance
-    assert rendered is not None
-    assert torch.equal(importance(scene.camera, gaussians, edges), rendered)
+    edges = (scene.edges * outside_band(example_name)).to(backend.dtype)
+    alone = importance(scene.camera, converted(scene.gaussians, backend.dtype), edges)
+    assert torch.equal(alone.double(), drawn(example_name, backend).importance)
 
 
 # ---- planted errors: each comparison must be able to fail ------------------------------------------------------------
@@ -107,9 +105,9 @@ PLANTED_IN_THE_MODEL = [
 def test_image_comparison_fails_on_a_changed_model(plant: Callable[[Gaussians], None], backend: Backend) -> None:
     name = "33x47, degree 2"
     inside = outside_band(name)
-    drawn = evaluate(render, changed(example(name), plant), backend.dtype, inside)
+    wrong = evaluate(render, changed(example(name), plant), backend.dtype, inside)
     with pytest.raises(AssertionError):
-        assert_images_agree(drawn, judgement(name), inside, backend)
+        assert_images_agree(wrong, judgement(name), inside, backend)
 
 
 def mirrored(scene: Example) -> Example:
@@ -150,9 +148,9 @@ def all_degrees_active(scene: Example) -> Example:
 def test_image_comparison_fails_on_a_changed_view(plant: Callable[[Example], Example], backend: Backend) -> None:
     name = "active degree 1 of 3"
     inside = outside_band(name)
-    drawn = evaluate(render, plant(example(name)), backend.dtype, inside)
+    wrong = evaluate(render, plant(example(name)), backend.dtype, inside)
     with pytest.raises(AssertionError):
-        assert_images_agree(drawn, judgement(name), inside, backend)
+        assert_images_agree(wrong, judgement(name), inside, backend)
 
 
 def test_image_comparison_fails_on_a_wrong_alpha_nan_or_shape(backend: Backend) -> None:
@@ -188,9 +186,9 @@ def test_radii_and_importance_comparisons_fail_on_one_percent(backend: Backend) 
 def test_importance_comparison_fails_on_transposed_edges(backend: Backend) -> None:
     name = "16x16, degree 1"
     scene = replace(example(name), edges=example(name).edges.T)
-    drawn = evaluate(render, scene, backend.dtype, outside_band(name))
+    wrong = evaluate(render, scene, backend.dtype, outside_band(name))
     with pytest.raises(AssertionError):
-        assert_close(drawn.importance, judgement(name).importance, backend.gradient, "importance")
+        assert_close(wrong.importance, judgement(name).importance, backend.gradient, "importance")
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------
@@ -280,10 +278,10 @@ def test_near_plane_is_exclusive_at_a_fifth(backend: Backend) -> None:
     depths = torch.tensor([0.1999, 0.2, 0.2001], dtype=torch.float64)
     gaussians = gaussians_seen(camera, 3, size=(1.0, 1.1), logits=(0.0, 0.1))
     gaussians.means[:] = torch.stack([torch.zeros(3), torch.zeros(3), depths], dim=1)
-    drawn = render(camera, converted(gaussians, backend.dtype), torch.zeros(3, dtype=backend.dtype)).radii > 0
-    assert not drawn[0] and drawn[2]
+    visible = render(camera, converted(gaussians, backend.dtype), torch.zeros(3, dtype=backend.dtype)).radii > 0
+    assert not visible[0] and visible[2]
     if backend.dtype == torch.float64:  # 0.2 has no float32
-        assert not drawn[1]
+        assert not visible[1]
 
 
 def test_zero_quaternion_is_the_identity(backend: Backend) -> None:

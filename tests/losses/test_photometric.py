@@ -6,32 +6,20 @@ import gc
 import weakref
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from scipy.ndimage import correlate1d
 from torch import Tensor
 
 from gns.losses.photometric import photometric_loss
 from gns.testing.comparison import Backend, assert_close
-from gns.testing.reference_loss import reference_photometric_loss, ssim_map
-
-Array = npt.NDArray[np.float64]
-# Height, width: below, at and above the window; at and above the rows that the CPU takes at a time.
-SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33), (64, 9), (150, 20)]
-
-
-def images(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """An image [3, H, W] that strays from [0, 1] and never equals its target uint8 [H, W, 3], and a mask [H, W]."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.linspace(0, 1, height)[:, None, None]
-    columns = torch.linspace(0, 1, width)[None, :, None]
-    pattern = 0.5 + 0.3 * torch.sin(9 * rows + torch.arange(3)) * torch.cos(7 * columns)
-    target = (255 * pattern + 40 * torch.randn(height, width, 3, generator=generator)).clamp(0, 255).to(torch.uint8)
-    sign = torch.where(torch.rand(3, height, width, generator=generator) < 0.5, -1.0, 1.0)
-    error = sign * (0.02 + 0.3 * torch.rand(3, height, width, generator=generator))
-    image = (target.movedim(-1, 0) / 255 + error).double()
-    return image.float().double(), target, torch.rand(height, width, generator=generator) < 0.6
+from gns.testing.reference_loss import (
+    SIZES,
+    expected_loss_and_gradient,
+    images,
+    reference_photometric_loss,
+    ssim_map,
+)
+from gns.testing.scipy_ssim import scipy_ssim
 
 
 def loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -41,13 +29,6 @@ def loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None, dtype:
     torch.autograd.backward(3 * loss)
     assert leaf.grad is not None and loss.dtype == dtype and loss.shape == ()
     return loss.detach().double(), leaf.grad.double() / 3
-
-
-def expected_loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    leaf = image.clone().requires_grad_()
-    loss = reference_photometric_loss(leaf, target, mask)
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return loss.detach(), gradient
 
 
 LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -127,23 +108,6 @@ def test_gradient_equals_finite_differences(masked: bool) -> None:
 
 
 # ---- an oracle from another library ----------------------------------------------------------------------------------
-
-
-def scipy_ssim(x: Array, y: Array) -> Array:
-    """SSIM map of two images [C, H, W] from scipy's one-dimensional filters."""
-    profile = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
-    profile /= profile.sum()
-
-    def blur(values: Array) -> Array:
-        for axis in (1, 2):
-            values = correlate1d(values, profile, axis=axis, mode="constant", cval=0.0)
-        return values
-
-    mx, my = blur(x), blur(y)
-    vx, vy, cxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    c1, c2 = 0.0001, 0.0009
-    ssim: Array = (2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
-    return ssim
 
 
 @pytest.mark.parametrize("masked", [False, True])

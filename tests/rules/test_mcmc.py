@@ -169,7 +169,8 @@ def test_noise_has_the_shape_of_the_gaussian_and_is_for_the_faint() -> None:
     population = Population(gaussians)
     rule = _rule(count)
     rule.stepped(RelocationState(), population, 15_000, _chance())
-    opaque, faint = population.gaussians.means.detach().split(count // 2)
+    means = population.gaussians.means.detach()
+    opaque, faint = means[: count // 2], means[count // 2 :]
     rate = 1.6e-5 * EXTENT  # of the means, halfway
     faintness = 1 / (1 + math.exp(-100 * (0.005 - 0.0001)))
     expected = torch.tensor([0.09, 0.04, 0.01]) * 5e5 * rate * faintness

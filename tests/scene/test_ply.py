@@ -13,16 +13,10 @@ import torch
 from gns.errors import UserError
 from gns.scene import Gaussians, PointCloud
 from gns.scene.ply import gaussians_that_fit, load_ply, save_ply, save_points
+from gns.testing.examples import random_gaussians
 from gns.utils.ply_file import Table, count_rows, read_table, write_table
 
-COEFFICIENTS = {0: 0, 1: 3, 2: 8, 3: 15}  # SH coefficients above degree 0, by degree
-
-
-def random_gaussians(count: int, degree: int, seed: int = 0) -> Gaussians:
-    """`count` Gaussians whose parameters are all different."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(3,), (3,), (4,), (), (1, 3), (COEFFICIENTS[degree], 3)]
-    return Gaussians(*(torch.randn(count, *shape, generator=generator) for shape in shapes))
+DEGREES = [0, 1, 2, 3]
 
 
 def with_column(table: Table, name: str, values: npt.NDArray[np.float64]) -> Table:
@@ -32,7 +26,7 @@ def with_column(table: Table, name: str, values: npt.NDArray[np.float64]) -> Tab
     return changed
 
 
-@pytest.mark.parametrize("degree", COEFFICIENTS)
+@pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_round_trip_keeps_every_bit(tmp_path: Path, degree: int, count: int) -> None:
     gaussians = random_gaussians(count, degree)
@@ -187,7 +181,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         load_ply(tmp_path / "model.ply")
 
 
-@pytest.mark.parametrize("degree", COEFFICIENTS)
+@pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize("size", [10_000, 99_999, 1_000_000])
 def test_budget_in_bytes_is_filled_and_kept(tmp_path: Path, degree: int, size: int) -> None:
     count = gaussians_that_fit(size, degree)

@@ -14,7 +14,8 @@ import torch
 
 from gns.arguments import Config
 from gns.errors import UserError
-from gns.gaussian_renderer.backends.cpu import new_rendering, set_threads, thread_count
+from gns.gaussian_renderer.backends import backend_of
+from gns.gaussian_renderer.backends.cpu import set_threads, thread_count
 from gns.model.population import Population
 from gns.rules import edge_growth
 from gns.rules.edge_growth import EdgeGrowth
@@ -160,10 +161,11 @@ def test_a_steady_iteration_allocates_nothing_of_size(iteration: int, scene: Sce
 def test_the_renderer_lets_go_of_its_buffers_after_selection(scene: Scene) -> None:
     trainer = Trainer(tiny_config(), scene)
     state = trainer.begin()
+    backend = backend_of(torch.device("cpu"))
     while _selection(state).finished_at is None:
-        assert not state.iteration or new_rendering(torch.float32).bytes > 0
+        assert not state.iteration or backend.kept_bytes() > 0
         trainer.advance(state)
-    assert new_rendering(torch.float32).bytes == 0
+    assert backend.kept_bytes() == 0
 
 
 def test_the_second_fast_phase_starts_afresh(scene: Scene) -> None:

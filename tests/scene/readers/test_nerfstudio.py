@@ -15,7 +15,7 @@ from gns.errors import UserError
 from gns.scene import Scene
 from gns.scene.readers import SceneOptions, read_scene
 from gns.testing.scene_files import small_scene, write_nerfstudio, write_ply_points
-from gns.utils.undistortion import Lens, undistorted_lens
+from gns.utils.undistortion import Lens, undistort, undistorted_lens
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:
@@ -64,9 +64,10 @@ def test_distortion(tmp_path: Path, common: dict[str, Any], model: str, coeffici
     small = small_scene(width=160, height=120)
     camera = small.cameras[1]
     view = read(edit(write_nerfstudio(tmp_path, small), common)).train[0]
-    expected = undistorted_lens(Lens(model, 160, 120, camera.fx, camera.fy, camera.cx, camera.cy, coefficients))
+    lens = Lens(model, 160, 120, camera.fx, camera.fy, camera.cx, camera.cy, coefficients)
+    expected = undistorted_lens(lens)
     assert (view.camera.width, view.camera.height) == (expected.width, expected.height) != (160, 120)
-    assert view.image.shape == (expected.height, expected.width, 3)
+    assert (view.image.numpy() == undistort(small.images[1], lens)).all()
 
 
 def test_distortion_of_one_frame(tmp_path: Path) -> None:

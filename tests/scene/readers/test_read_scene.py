@@ -11,7 +11,8 @@ from PIL import Image
 
 from gns.errors import UserError
 from gns.scene import PointCloud, Scene
-from gns.scene.readers import SceneOptions, read_scene, scene_extent
+from gns.scene.readers import SceneOptions, read_scene
+from gns.scene.scene import scene_extent
 from gns.testing.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
 
 
@@ -70,7 +71,9 @@ def test_one_photo(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="single photo and --eval holds it out"):
         read(folder)
     scene = read(folder, SceneOptions(eval=False))
-    assert len(scene.train) == 1 and scene.extent > 0
+    assert [view.camera.name for view in scene.train] == ["00.png"]
+    distances = np.linalg.norm(scene.points.positions - scene.train[0].camera.center, axis=1)
+    assert scene.extent == pytest.approx(np.median(distances))
 
 
 @pytest.mark.parametrize(("white", "background"), [(False, (0.0, 0.0, 0.0)), (True, (1.0, 1.0, 1.0))])
