@@ -418,15 +418,10 @@ template <class T> GNS_MATH T clamp_backward(T colour, T gradient) { return colo
 // The constant's gradient from g = ∂L/∂colour, in one channel.
 template <class R> GNS_MATH R constant_backward(R g) { return R(Scalar<R>(kSH0)) * g; }
 
-// A coefficient's gradients (three channels) from g = ∂L/∂colour; returns ∂L/∂basis, the basis' value being `basis`.
-template <class R>
-GNS_MATH R coefficient_backward(const R (&g)[3], const R (&coefficient)[3], R basis, R (&gradient)[3]) {
-  R weight(Scalar<R>(0));
-  for (int c = 0; c < 3; ++c) {
-    weight = fma(g[c], coefficient[c], weight);
-    gradient[c] = basis * g[c];
-  }
-  return weight;
+// A coefficient's gradient from g, in one channel; adds to `by_basis` what this channel has of ∂L/∂(the basis' value).
+template <class R> GNS_MATH R coefficient_backward(R g, R coefficient, R basis, R& by_basis) {
+  by_basis = fma(g, coefficient, by_basis);
+  return basis * g;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -458,6 +453,12 @@ template <class R> GNS_MATH Conic<R> conic_of(const Exponent<R>& q) {
 template <class R> struct Column {
   R dx, u, v;
   GNS_MATH Column(R dx, R qa, R qb, R log2_opacity) : dx(dx), u(fma(qa * dx, dx, log2_opacity)), v(qb * dx) {}
+};
+
+// The same of t = Σ₂⁻¹d: t₁ = a_dx + b·dy and t₂ = b_dx + c·dy.
+template <class R> struct ConicColumn {
+  R a_dx, b_dx, b, c;
+  GNS_MATH ConicColumn(const Conic<R>& conic, R dx) : a_dx(conic.a * dx), b_dx(conic.b * dx), b(conic.b), c(conic.c) {}
 };
 
 // One Gaussian on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
@@ -524,7 +525,7 @@ template <class R> struct PixelSums {
 // Adds one pixel.
 template <bool kAbsolute, class R>
 GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contribution<R>& contribution,
-                        R transmittance, const Colour<R>& colour, const Conic<R>& conic, R dx, R dy) {
+                        R transmittance, const Colour<R>& colour, const ConicColumn<R>& conic, R dy) {
   const Colour<R>& g = pixel.g;
   const R weight = contribution.weight(transmittance);
   const R along = fma(g.red, colour.red, fma(g.green, colour.green, g.blue * colour.blue));
@@ -532,7 +533,7 @@ GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contr
   const R by_alpha =
       fnma(pixel.behind, reciprocal(R(Scalar<R>(1)) - contribution.alpha), transmittance * along);
   const R h = zero_unless(contribution.kept, contribution.density * by_alpha);
-  const R t1 = fma(conic.b, dy, conic.a * dx), t2 = fma(conic.c, dy, conic.b * dx);
+  const R t1 = fma(conic.b, dy, conic.a_dx), t2 = fma(conic.c, dy, conic.b_dx);
   const R hx = h * t1, hy = h * t2;
   sums.red = fma(weight, g.red, sums.red);
   sums.green = fma(weight, g.green, sums.green);
@@ -552,8 +553,8 @@ GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contr
 // The sums in memory, an instance's packet: (∂L/∂colour: 3, h, h·t: 2, |h·t|: 2, h·t₁², h·t₁t₂, h·t₂², 0).
 constexpr int kPacket = 12;
 
-// What of a packet the backward pass of the projection takes.
-template <class R> GNS_MATH ScreenGradient<R> screen_gradient(const R (&packet)[kPacket]) {
+// What of a packet the backward pass of the projection takes. `packet[k]` is the k-th sum, an R.
+template <class R, class Packet> GNS_MATH ScreenGradient<R> screen_gradient(const Packet& packet) {
   const R half(Scalar<R>(0.5));
   return {{-packet[4], -packet[5]}, {half * packet[8], half * packet[9], half * packet[10]}};
 }
