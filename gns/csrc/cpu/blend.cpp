@@ -259,8 +259,9 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
         const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
         const Contribution<V> c(column, qc, dy, t);
-        PixelGradient<V> g = {{V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
-                              V::load(behind + pixel)};
+        PixelGradient<V> g = {
+            {V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
+            V::load(behind + pixel)};
         add_pixel<kAbsolute>(sums, g, c, t, {splat.red, splat.green, splat.blue}, conic, dy);
         g.behind.store(behind + pixel);
         const V after = c.advance(t);
