@@ -500,7 +500,8 @@ template <class R> struct Contribution {
   }
 };
 
-// A pixel's final colour in one channel; `transmittance` is what is left of it. For single numbers, like the next two.
+// A pixel's final colour in one channel; `transmittance` is what is left of it. Like all_behind() and alpha_behind() for
+// single numbers, and without fma: the compiler makes vectors of the CPU's loops over it.
 template <class T> GNS_MATH T over_background(T colour, T transmittance, T background) {
   return colour + transmittance * background;
 }
