@@ -471,8 +471,10 @@ template <class R> struct Column {
 
 // The same of t = Σ₂⁻¹d: t₁ = a_dx + b·dy and t₂ = b_dx + c·dy.
 template <class R> struct ConicColumn {
-  R a_dx, b_dx, b, c;
-  GNS_MATH ConicColumn(const Conic<R>& conic, R dx) : a_dx(conic.a * dx), b_dx(conic.b * dx), b(conic.b), c(conic.c) {}
+  R a_dx, b_dx;
+  Scalar<R> b, c;
+  GNS_MATH ConicColumn(const Conic<Scalar<R>>& conic, R dx)
+      : a_dx(R(conic.a) * dx), b_dx(R(conic.b) * dx), b(conic.b), c(conic.c) {}
 };
 
 // One Gaussian on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
@@ -540,15 +542,15 @@ template <class R> struct PixelSums {
 // Adds one pixel.
 template <bool kAbsolute, class R>
 GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contribution<R>& contribution,
-                        R transmittance, const Colour<R>& colour, const ConicColumn<R>& conic, R dy) {
+                        R transmittance, const Colour<Scalar<R>>& colour, const ConicColumn<R>& conic, R dy) {
   const Colour<R>& g = pixel.g;
   const R weight = contribution.weight(transmittance);
-  const R along = fma(g.red, colour.red, fma(g.green, colour.green, g.blue * colour.blue));
+  const R along = fma(g.red, R(colour.red), fma(g.green, R(colour.green), g.blue * R(colour.blue)));
   pixel.behind = fnma(weight, along, pixel.behind);
   const R by_alpha =
       fnma(pixel.behind, reciprocal(R(Scalar<R>(1)) - contribution.alpha), transmittance * along);
   const R h = zero_unless(contribution.kept, contribution.density * by_alpha);
-  const R t1 = fma(conic.b, dy, conic.a_dx), t2 = fma(conic.c, dy, conic.b_dx);
+  const R t1 = fma(R(conic.b), dy, conic.a_dx), t2 = fma(R(conic.c), dy, conic.b_dx);
   const R hx = h * t1, hy = h * t2;
   sums.red = fma(weight, g.red, sums.red);
   sums.green = fma(weight, g.green, sums.green);

@@ -253,7 +253,7 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
       uint64_t rows = live >> (s * S::rows) & strip_bits;
       if (!rows) continue;
       const Column<V> column = column_of(splat, view.x + s * S::block_width);
-      const ConicColumn<V> conic({splat.conic.a, splat.conic.b, splat.conic.c}, column.dx);
+      const ConicColumn<V> conic(splat.conic, column.dx);
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
         const V dy = top - V(kRowOffsets<T>.y[row]);
