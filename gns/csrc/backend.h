@@ -1,10 +1,10 @@
-// What the shared formulas (splat_math.h, loss_math.h, adam_math.h) ask of a backend. `R` is whatever it computes with: a
-// register of lanes on the CPU (cpu/simd.h), a float in a CUDA thread (cuda/device.cuh).
+// What the shared formulas (splat_math.h, loss_math.h, adam_math.h) ask of a backend. `R` is whatever it computes with:
+// a register of lanes on the CPU (cpu/simd.h), a float in a CUDA thread (cuda/device.cuh).
 //
-// A backend supplies +, −, ×, /, fma(a,b,c) = ab+c, fnma(a,b,c) = c−ab, min, max, abs, negative_abs, sqrt, floor, ceil,
-// exp2, log2; fast_exp2 and reciprocal, which may err in the last bits; comparisons, & of what they return,
-// select(mask, if_true, if_false) and zero_unless(mask, x) for it. min(a, b) and max(a, b) return b where either is NaN,
-// so with the constant first a NaN passes through, and fails the renderer's tests of what is drawn.
+// A backend supplies +, −, ×, /, fma(a,b,c) = ab+c, fnma(a,b,c) = c−ab, min, max, abs, negative_abs (−|x|), sqrt, floor,
+// ceil, exp2 and log2; fast_exp2 and reciprocal, which may err in the last bits; comparisons, & of the masks that they
+// return, select(mask, if_true, if_false) and zero_unless(mask, x). min(a, b) and max(a, b) return b where either is NaN:
+// with the constant first a NaN passes through, and fails the renderer's tests of what is drawn.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,6 +1,6 @@
-// The photometric loss 0.8·L1 + 0.2·(1 − SSIM) of a rendered image x and a photo y (Kerbl et al., 2023, eq. 7), its value
-// and its gradient by x. SSIM: Wang et al., 2004. E[·] is the mean under a Gaussian window about a pixel; outside the image
-// all is zero.
+// The photometric loss 0.8·L1 + 0.2·(1 − SSIM) of a rendered image x and a photo y (Kerbl et al., 2023, eq. 7), its
+// value and its gradient by x. SSIM: Wang et al., 2004. E[·] is the mean under a Gaussian window about a pixel; outside
+// the image all is zero.
 #pragma once
 
 #include "backend.h"
@@ -49,8 +49,8 @@ template <class T, class N> GNS_MATH LossWeights<T> loss_weights(N elements) {
   return {T(N(kL1Weight) / elements), T(-N(kSsimWeight) / elements)};
 }
 
-// ∂L/∂x at a pixel. by_mean, by_xx and by_xy are the maps of ssim_terms()'s derivatives blurred by the window: the window is
-// even, so that a pixel reaches the others' means just as they reach its own.
+// ∂L/∂x at a pixel. by_mean, by_xx and by_xy are ssim_terms()'s derivatives, blurred by the window: it is even, so that a
+// pixel counts in the others' means just as they count in its own.
 template <class R>
 GNS_MATH R photometric_gradient(R x, R y, R by_mean, R by_xx, R by_xy, const LossWeights<Scalar<R>>& weights) {
   using T = Scalar<R>;

@@ -1,7 +1,8 @@
 // Every formula of the renderer, once, over the `R` of a backend: see backend.h.
 //
-// Notation: Σ = R S Sᵀ Rᵀ (Gaussian in the world), M = W R S (its axes in the camera), A = J M (its axes on the screen),
-// Σ₂ = A Aᵀ + 0.3 I. EWA: Zwicker et al., EWA Splatting, 2002. 3DGS: Kerbl et al., 3D Gaussian Splatting, 2023.
+// 3DGS is Kerbl et al., 3D Gaussian Splatting for Real-Time Radiance Field Rendering, 2023.
+// Notation: Σ = R S Sᵀ Rᵀ (Gaussian in the world, 3DGS eq. 6), M = W R S (its axes in the camera), A = J M (its axes on
+// the screen), Σ₂ = A Aᵀ + 0.3 I (3DGS eq. 5, after Zwicker et al., EWA Splatting, 2002), o the opacity.
 #pragma once
 
 #include "backend.h"
@@ -12,10 +13,10 @@ constexpr int kTile = 16;                 // pixels, both ways
 constexpr double kNear = 0.2;             // Gaussians nearer than this are not drawn
 constexpr double kDilation = 0.3;         // pixels², added to the diagonal of every screen covariance
 constexpr double kFrustumMargin = 1.3;    // x/z and y/z are clamped to this multiple of tan(fov/2) in the Jacobian
-constexpr double kMinAlpha = 1.0 / 255;   // contributions below are skipped (3DGS, appendix C, like the next two)
+// 3DGS, appendix C:
+constexpr double kLog2MinAlpha = -7.99435343685885793770;  // log2(1/255): contributions with a smaller α are skipped
 constexpr double kMaxAlpha = 0.99;
 constexpr double kMinTransmittance = 1e-4;  // a pixel stops before it would fall below
-constexpr double kLog2MinAlpha = -7.99435343685885793770;  // log2(1/255)
 
 // A pinhole camera in the precision of the kernel. Rows of W first; limits are those of the Jacobian's clamp.
 template <class T> struct PinholeCamera {
@@ -25,6 +26,9 @@ template <class T> struct PinholeCamera {
   T center[3];
   T limit_x, limit_y;
 };
+
+// limit_x from width and fx, limit_y from height and fy.
+GNS_MATH double frustum_limit(int pixels, double focal) { return kFrustumMargin * 0.5 * pixels / focal; }
 
 template <class R> struct Vec3 { R x, y, z; };
 template <class R> struct Mat3 { R m[3][3]; };
@@ -211,7 +215,7 @@ template <class R> GNS_MATH Opacity<R> activate_opacity(R logit) {
   return {R(T(1)) / sum, -log2(sum)};
 }
 
-// Gradient of the logit from Σh, the sum over pixels of α ∂L/∂α (see PixelSums): ∂α/∂ℓ = α (1 − o).
+// Gradient of the logit ℓ from PixelSums' h: the derivative of o·G by ℓ is o·G·(1 − o).
 template <class R> GNS_MATH R opacity_backward(const Opacity<R>& opacity, R h_sum) {
   return h_sum * (R(Scalar<R>(1)) - opacity.value);
 }
@@ -251,9 +255,11 @@ GNS_MATH MaskOf<R> is_drawn(const RawGeometry<R>& raw, R logit, const Projection
                             const PixelBox<R>& box) {
   using T = Scalar<R>;
   const R zero(T(0));
-  return (p.view.z > R(T(kNear))) & finite(p.view.z) & finite(p.u) & finite(p.v) & (p.determinant > zero) &
-         finite(p.determinant) & finite(p.a) & finite(p.c) & (level >= zero) & finite(logit) & (box.x0 <= box.x1) &
-         (box.y0 <= box.y1) & finite(raw.log_scale[0]) & finite(raw.log_scale[1]) & finite(raw.log_scale[2]);
+  return (p.view.z > R(T(kNear))) & finite(p.view.z) & finite(p.u) & finite(p.v) &     // in front of the camera
+         finite(raw.log_scale[0]) & finite(raw.log_scale[1]) & finite(raw.log_scale[2]) &  // of some size
+         (p.determinant > zero) & finite(p.determinant) & finite(p.a) & finite(p.c) &
+         (level >= zero) & finite(logit) &                                                 // α reaches 1/255
+         (box.x0 <= box.x1) & (box.y0 <= box.y1);                                          // within the image
 }
 
 // Longer half axis of the ellipse, in pixels: √(level·λ) for the larger eigenvalue λ of Σ₂.
@@ -263,9 +269,8 @@ template <class R> GNS_MATH R radius(const Projection<R>& p, R level) {
   return sqrt(level * (middle + sqrt(fma(spread, spread, p.b * p.b))));
 }
 
-// The ellipse itself, about the mean at (x, y). At pixel offset d from there it spans
-// y = slope·d ± √(residual·(level − d²·inverse_a)), and reaches its highest point at d = x_top: the roots of
-// dᵀΣ₂⁻¹d = level in the second coordinate.
+// The ellipse itself, about the mean at (x, y). At dx beside the mean it spans
+// dy = slope·dx ± √(residual·(level − dx²·inverse_a)), the roots of dᵀΣ₂⁻¹d = level; it is highest at dx = x_top.
 template <class R> struct Ellipse { R x, y, half_width, level, inverse_a, slope, residual, x_top; };
 
 template <class R> GNS_MATH Ellipse<R> ellipse_of(const Projection<R>& p, R level) {
@@ -273,12 +278,20 @@ template <class R> GNS_MATH Ellipse<R> ellipse_of(const Projection<R>& p, R leve
   // A little more than the ellipse, so that rounding can only add pixels to look at.
   const R safe_level = fma(level, R(T(1 + 1e-5)), R(T(1e-5)));
   const R inverse_a = R(T(1)) / p.a;
-  return {p.u,       p.v,           sqrt(safe_level * p.a),      safe_level,
-          inverse_a, p.b * inverse_a, p.determinant * inverse_a, p.b * sqrt(safe_level / p.c)};
+  Ellipse<R> e;
+  e.x = p.u;
+  e.y = p.v;
+  e.half_width = sqrt(safe_level * p.a);
+  e.level = safe_level;
+  e.inverse_a = inverse_a;
+  e.slope = p.b * inverse_a;
+  e.residual = p.determinant * inverse_a;
+  e.x_top = p.b * sqrt(safe_level / p.c);
+  return e;
 }
 
-// The part of a strip of pixel columns that an ellipse spans, as offsets from the mean; none where low > high. `left` is
-// the offset of the centre of the strip's first column.
+// The part of a strip of pixel columns that an ellipse spans, as offsets from the mean; none where low > high. `left`
+// is the offset of the centre of the strip's first column.
 template <class R> struct Strip { R low, high; };
 
 template <class R, class T> GNS_MATH Strip<R> strip_met(const Ellipse<T>& e, R left, int columns) {
@@ -286,9 +299,9 @@ template <class R, class T> GNS_MATH Strip<R> strip_met(const Ellipse<T>& e, R l
   return {max(left, R(-e.half_width)), min(right, R(e.half_width))};
 }
 
-// Half of the ellipse's extent down the column at offset d: √(residual·(level − d²·inverse_a)).
-template <class R, class T> GNS_MATH R reach(const Ellipse<T>& e, R d) {
-  return sqrt(max(R(T(0)), fnma(d * d, R(e.inverse_a), R(e.level)) * R(e.residual)));
+// Half of what the ellipse spans at dx.
+template <class R, class T> GNS_MATH R reach(const Ellipse<T>& e, R dx) {
+  return sqrt(max(R(T(0)), fnma(dx * dx, R(e.inverse_a), R(e.level)) * R(e.residual)));
 }
 
 // Pixel rows, inclusive, that the ellipse meets in the strip, from its highest and lowest point there: whole numbers,
@@ -297,9 +310,9 @@ template <class R> struct RowSpan { R first, last; };
 
 template <class R, class T> GNS_MATH RowSpan<R> rows_met(const Ellipse<T>& e, int y0, int y1, const Strip<R>& strip) {
   constexpr T kSlack = T(1.0 / 512);  // pixels; far more than rounding can move a boundary
-  const R d_top = min(max(R(e.x_top), strip.low), strip.high), d_bottom = min(max(R(-e.x_top), strip.low), strip.high);
-  const R bottom = fma(R(e.slope), d_bottom, R(e.y)) - reach(e, d_bottom);
-  const R top = fma(R(e.slope), d_top, R(e.y)) + reach(e, d_top);
+  const R x_top = min(max(R(e.x_top), strip.low), strip.high), x_bottom = min(max(R(-e.x_top), strip.low), strip.high);
+  const R bottom = fma(R(e.slope), x_bottom, R(e.y)) - reach(e, x_bottom);
+  const R top = fma(R(e.slope), x_top, R(e.y)) + reach(e, x_top);
   return {max(ceil(bottom - R(T(0.5) + kSlack)), R(T(y0))), min(floor(top - R(T(0.5) - kSlack)), R(T(y1)))};
 }
 
@@ -418,19 +431,15 @@ template <class T> GNS_MATH T clamp_backward(T colour, T gradient) { return colo
 // The constant's gradient from g = ∂L/∂colour, in one channel.
 template <class R> GNS_MATH R constant_backward(R g) { return R(Scalar<R>(kSH0)) * g; }
 
-// A coefficient's gradients (three channels) from g = ∂L/∂colour; returns ∂L/∂basis, the basis' value being `basis`.
-template <class R>
-GNS_MATH R coefficient_backward(const R (&g)[3], const R (&coefficient)[3], R basis, R (&gradient)[3]) {
-  R weight(Scalar<R>(0));
-  for (int c = 0; c < 3; ++c) {
-    weight = fma(g[c], coefficient[c], weight);
-    gradient[c] = basis * g[c];
-  }
-  return weight;
+// A coefficient's gradient from g, in one channel; adds to `by_basis` what this channel has of ∂L/∂(the basis' value).
+template <class R> GNS_MATH R coefficient_backward(R g, R coefficient, R basis, R& by_basis) {
+  by_basis = fma(g, coefficient, by_basis);
+  return basis * g;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Blending: C = Σ cᵢ αᵢ Tᵢ + T·background, Tᵢ = Π (1 − αⱼ) over those in front (3DGS, eq. 3), d = (dx, dy) = mean − pixel.
+// Blending: C = Σ cᵢ αᵢ Tᵢ + T·background, Tᵢ = Π (1 − αⱼ) over those in front (3DGS, eq. 3). d = (dx, dy) is
+// mean − pixel.
 
 // Σ₂⁻¹ = [[a, b], [b, c]].
 template <class R> struct Conic { R a, b, c; };
@@ -460,6 +469,14 @@ template <class R> struct Column {
   GNS_MATH Column(R dx, R qa, R qb, R log2_opacity) : dx(dx), u(fma(qa * dx, dx, log2_opacity)), v(qb * dx) {}
 };
 
+// The same of t = Σ₂⁻¹d: t₁ = a_dx + b·dy and t₂ = b_dx + c·dy.
+template <class R> struct ConicColumn {
+  R a_dx, b_dx;
+  Scalar<R> b, c;
+  GNS_MATH ConicColumn(const Conic<Scalar<R>>& conic, R dx)
+      : a_dx(R(conic.a) * dx), b_dx(R(conic.b) * dx), b(conic.b), c(conic.c) {}
+};
+
 // One Gaussian on one pixel, given the transmittance in front of it: the same instructions forwards and backwards.
 template <class R> struct Contribution {
   R density;  // o·exp(−½ dᵀΣ₂⁻¹d), not capped
@@ -485,7 +502,8 @@ template <class R> struct Contribution {
   }
 };
 
-// A pixel's final colour in one channel; `transmittance` is what is left of it. For single numbers, like the next two.
+// A pixel's final colour in one channel; `transmittance` is what is left of it. Like all_behind() and alpha_behind() for
+// single numbers, and without fma: the compiler makes vectors of the CPU's loops over it.
 template <class T> GNS_MATH T over_background(T colour, T transmittance, T background) {
   return colour + transmittance * background;
 }
@@ -524,15 +542,15 @@ template <class R> struct PixelSums {
 // Adds one pixel.
 template <bool kAbsolute, class R>
 GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contribution<R>& contribution,
-                        R transmittance, const Colour<R>& colour, const Conic<R>& conic, R dx, R dy) {
+                        R transmittance, const Colour<Scalar<R>>& colour, const ConicColumn<R>& conic, R dy) {
   const Colour<R>& g = pixel.g;
   const R weight = contribution.weight(transmittance);
-  const R along = fma(g.red, colour.red, fma(g.green, colour.green, g.blue * colour.blue));
+  const R along = fma(g.red, R(colour.red), fma(g.green, R(colour.green), g.blue * R(colour.blue)));
   pixel.behind = fnma(weight, along, pixel.behind);
   const R by_alpha =
       fnma(pixel.behind, reciprocal(R(Scalar<R>(1)) - contribution.alpha), transmittance * along);
   const R h = zero_unless(contribution.kept, contribution.density * by_alpha);
-  const R t1 = fma(conic.b, dy, conic.a * dx), t2 = fma(conic.c, dy, conic.b * dx);
+  const R t1 = fma(R(conic.b), dy, conic.a_dx), t2 = fma(R(conic.c), dy, conic.b_dx);
   const R hx = h * t1, hy = h * t2;
   sums.red = fma(weight, g.red, sums.red);
   sums.green = fma(weight, g.green, sums.green);
@@ -552,8 +570,8 @@ GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contr
 // The sums in memory, an instance's packet: (∂L/∂colour: 3, h, h·t: 2, |h·t|: 2, h·t₁², h·t₁t₂, h·t₂², 0).
 constexpr int kPacket = 12;
 
-// What of a packet the backward pass of the projection takes.
-template <class R> GNS_MATH ScreenGradient<R> screen_gradient(const R (&packet)[kPacket]) {
+// What of a packet the backward pass of the projection takes. `packet[k]` is the k-th sum, an R.
+template <class R, class Packet> GNS_MATH ScreenGradient<R> screen_gradient(const Packet& packet) {
   const R half(Scalar<R>(0.5));
   return {{-packet[4], -packet[5]}, {half * packet[8], half * packet[9], half * packet[10]}};
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCE_FOLDER, SOURCES, Launchable
+from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCES, Launchable
 from gns.testing.kernel_arguments import check_arguments
 
 FLAGS = ("-std=c++20", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
@@ -42,7 +42,7 @@ class ShimLauncher:
     def __init__(
         self, *, backwards: bool = False, edits: Mapping[str, Edit] | None = None, sanitized: bool = False
     ) -> None:
-        sources = {name: (SOURCE_FOLDER / name).read_text() for name in _device_files()}
+        sources = {path.name: path.read_text() for path in _device_files()}
         for name, edit in (edits or {}).items():
             changed = edit(sources[name])
             if changed == sources[name]:
@@ -85,8 +85,9 @@ def _as_c(value: Launchable, dtype: torch.dtype) -> ctypes.c_void_p | ctypes.c_f
     return ctypes.c_float(value) if dtype == torch.float32 else ctypes.c_int32(int(value))
 
 
-def _device_files() -> list[str]:
-    return sorted(path.name for path in SOURCE_FOLDER.iterdir() if path.suffix in (".cu", ".cuh"))
+def _device_files() -> list[Path]:
+    """The kernels, and the headers of formulas that they share with the CPU."""
+    return [path for folder in INCLUDE_FOLDERS for path in folder.iterdir() if path.suffix in (".cu", ".cuh", ".h")]
 
 
 def compiler() -> str | None:
@@ -106,7 +107,7 @@ def _load(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> ctype
     command = compiler()
     assert command is not None, "the CUDA kernels' tests need a C++ compiler"
     key = hashlib.sha256(repr((sources, program, flags, command)).encode())
-    for header in (here / "shim.h", here / "driver.h", *(SOURCE_FOLDER.parent.glob("*.h"))):
+    for header in (here / "shim.h", here / "driver.h"):
         key.update(header.read_bytes())
     folder = here.parents[1] / "build" / "cuda-shim" / key.hexdigest()[:24]
     library = folder / "kernels.so"
@@ -116,7 +117,7 @@ def _load(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> ctype
             for name, text in sources:
                 (Path(work) / name).write_text(text)
             (Path(work) / "program.cpp").write_text(program)
-            includes = [f"-I{path}" for path in (work, here, INCLUDE_FOLDERS[1])]
+            includes = [f"-I{path}" for path in (work, here)]
             subprocess.run([command, *flags, *includes, "program.cpp", "-o", "kernels.so"], cwd=work, check=True)
             (Path(work) / "kernels.so").replace(library)
     loaded = ctypes.CDLL(str(library))

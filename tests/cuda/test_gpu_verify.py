@@ -110,8 +110,8 @@ def test_absent_tools_are_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPat
 
 
 PLANTED = {
-    "blend.cuh": ("float(kMaxAlpha)", "0.7f", ("blend", "score")),
-    "adam.cu": ("fmaf(f.beta2,", "fmaf(f.beta1,", ("adam",)),
+    "splat_math.h": ("R(T(kMaxAlpha))", "R(T(0.7))", ("blend", "score")),
+    "adam_math.h": ("fma(f.beta2,", "fma(f.beta1,", ("adam",)),
 }
 
 

@@ -33,10 +33,12 @@ class Plant:
 
 # Each changes one number or one line. None may write out of bounds: that is for test_sanitized.
 WRONG_RESULTS = [
-    Plant("project.cu", "p.view.z > float(kNear)", "p.view.z > 0.1f", "all behind"),
-    Plant("tiles.cuh", "right = left + float(kTile - 1)", "right = left + float(kTile - 9)"),
+    Plant("splat_math.h", "p.view.z > R(T(kNear))", "p.view.z > R(T(0.1))", "all behind"),
+    Plant("splat_math.h", "right = left + R(T(columns - 1))", "right = left + R(T(columns - 9))"),
     Plant("tiles.cu", "Id(row * out.tiles_x + column)", "Id(span.first * out.tiles_x + column)", "wide giants"),
-    Plant("blend.cuh", "drawn ? -fabsf(transmittance) : transmittance", "transmittance", "opaque stacks"),
+    Plant(
+        "splat_math.h", "select(drawn, negative_abs(transmittance), transmittance)", "transmittance", "opaque stacks"
+    ),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
     Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
     Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),
@@ -46,7 +48,7 @@ WRONG_RESULTS = [
         "for (int i = 0; i < 0;)",
         "deep opaque stack",
     ),
-    Plant("project_backward.cu", "0.5f * sum[9]", "sum[9]"),
+    Plant("splat_math.h", "half * packet[9]", "packet[9]"),
     Plant("project_backward.cu", "sum[5] * (-0.5f * float(height))", "sum[5] * (-0.5f * float(width))"),
     Plant("project_backward.cu", "sum[4] * (-0.5f", "sum[4] * (0.5f"),
     Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
@@ -108,8 +110,8 @@ def test_what_no_gpu_has_to_accept_is_refused(plant: Plant, message: str, shim: 
 @pytest.mark.parametrize(
     "plant",
     [
-        Plant("loss.cu", "kSsimWeight = 0.2f", "kSsimWeight = 0.21f"),
-        Plant("loss.cu", "0.26601172486179436f", "0.265f"),
+        Plant("loss_math.h", "kSsimWeight = 0.2;", "kSsimWeight = 0.21;"),
+        Plant("loss_math.h", "0.26601172486179436", "0.265"),
     ],
     ids=lambda plant: plant.bad,
 )
@@ -123,7 +125,7 @@ def test_an_error_in_the_loss_is_seen(plant: Plant, shim: ShimLauncher) -> None:
 
 
 def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
-    plant = Plant("adam.cu", "one_minus_beta2 * g[k] * g[k]", "one_minus_beta2 * g[k]")
+    plant = Plant("adam_math.h", "one_minus_beta2 * gradient * gradient", "one_minus_beta2 * gradient")
     gradients, start = torch.rand(3, 10) + 0.5, torch.zeros(10)
     expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
     wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)

@@ -50,8 +50,8 @@ int main(int, char** argv) {
     c.translation[row] = m[4 * row + 3];
     c.center[row] = -(m[row] * m[3] + m[4 + row] * m[7] + m[8 + row] * m[11]);
   }
-  c.limit_x = float(kFrustumMargin) * 0.5f * width / c.fx;
-  c.limit_y = float(kFrustumMargin) * 0.5f * height / c.fy;
+  c.limit_x = float(frustum_limit(width, c.fx));
+  c.limit_y = float(frustum_limit(height, c.fy));
   frame.tiles_x = (width + kTile - 1) / kTile;
   frame.tiles_y = (height + kTile - 1) / kTile;
   const Parameters<float> raw = {n, degree, parameters[0].data(), parameters[1].data(), parameters[2].data(),

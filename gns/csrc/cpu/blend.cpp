@@ -255,15 +255,16 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
       uint64_t rows = live >> (s * S::rows) & strip_bits;
       if (!rows) continue;
       const Column<V> column = column_of(splat, view.x + s * S::block_width);
+      const ConicColumn<V> conic(splat.conic, column.dx);
       for (; rows; rows &= rows - 1) {
         const int row = __builtin_ctzll(rows), block = s * S::rows + row, pixel = block * S::lanes;
         const V dy = top - V(kRowOffsets<T>.y[row]);
         const V t = V::load(transmittance + pixel);
         const Contribution<V> c(column, qc, dy, t);
-        PixelGradient<V> g = {{V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
-                              V::load(behind + pixel)};
-        add_pixel<kAbsolute>(sums, g, c, t, {splat.red, splat.green, splat.blue},
-                             {splat.conic.a, splat.conic.b, splat.conic.c}, column.dx, dy);
+        PixelGradient<V> g = {
+            {V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
+            V::load(behind + pixel)};
+        add_pixel<kAbsolute>(sums, g, c, t, {splat.red, splat.green, splat.blue}, conic, dy);
         g.behind.store(behind + pixel);
         const V after = c.advance(t);
         after.store(transmittance + pixel);

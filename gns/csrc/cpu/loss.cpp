@@ -147,8 +147,9 @@ template <class T> void Band<T>::compare(int row, double& l1, double& ssim) cons
   }
   V row_l1(T(0)), row_ssim(T(0));
   for (int i = 0; i < columns; i += W) {
-    Ssim<V> s = ssim_terms(blur_row(sums[0][row] + i), blur_row(sums[1][row] + i), blur_row(sums[2][row] + i),
-                           blur_row(sums[3][row] + i));
+    const V mx = blur_row(sums[0][row] + i), my = blur_row(sums[1][row] + i);
+    const V squares = blur_row(sums[2][row] + i), products = blur_row(sums[3][row] + i);
+    Ssim<V> s = ssim_terms(mx, my, squares, products);
     if (i + W > width) {  // columns beyond the image count for nothing
       T inside[W];
       for (int k = 0; k < W; ++k) inside[k] = i + k < width ? T(1) : T(0);
@@ -180,8 +181,8 @@ template <class T> void Band<T>::differentiate(int row, const LossWeights<T>& we
   using V = Vec<T>;
   T* out = gradient + (size_t(channel) * height + row) * width;
   for (int i = 0; i < width; i += V::width) {
-    const V g = photometric_gradient(V::load(x[row] + i), V::load(y[row] + i), blur_row(sums[0][row] + i),
-                                     blur_row(sums[1][row] + i), blur_row(sums[2][row] + i), weights);
+    const V mean = blur_row(sums[0][row] + i), xx = blur_row(sums[1][row] + i), xy = blur_row(sums[2][row] + i);
+    const V g = photometric_gradient(V::load(x[row] + i), V::load(y[row] + i), mean, xx, xy, weights);
     store_first(g, out + i, width - i < V::width ? width - i : V::width);
   }
   if (!mask) return;

@@ -128,6 +128,12 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
   frame.visible = visible;
 }
 
+// The summed packets of a register of Gaussians.
+template <class T> struct Sums {
+  T lanes[kPacket][Vec<T>::width];
+  GNS_INLINE Vec<T> operator[](int k) const { return Vec<T>::load(lanes[k]); }
+};
+
 // Asks for the cache lines of Gaussians i.. in every plane: too many streams for the hardware to foresee.
 template <class T> GNS_INLINE void prefetch_planes(const T* planes, int count, size_t n, int i) {
   for (int k = 0; k < count; ++k) __builtin_prefetch(planes + k * n + i);
@@ -154,7 +160,7 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
       for (int k = i + W; k < i + 2 * W && k < last; ++k)
         if (frame.slot_count[k]) __builtin_prefetch(frame.packets.get() + size_t(frame.slot_begin[k]) * kPacket);
       // Sums over each Gaussian's instances, near tile to far, always in the same order.
-      T sums[kPacket][W] = {};
+      Sums<T> sums = {};
       bool any_drawn = false;
       for (int k = 0; k < lanes; ++k) {
         const uint32_t slots = frame.slot_count[i + k];
@@ -171,11 +177,11 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
         sum[0] = clamp_backward(splat.red, sum[0]);
         sum[1] = clamp_backward(splat.green, sum[1]);
         sum[2] = clamp_backward(splat.blue, sum[2]);
-        for (int j = 0; j < kPacket; ++j) sums[j][k] = sum[j];
+        for (int j = 0; j < kPacket; ++j) sums.lanes[j][k] = sum[j];
       }
       if (out.abs_mean2d) {
-        store_first(V::load(sums[6]) * V(scale_x), out.abs_mean2d + i, lanes);
-        store_first(V::load(sums[7]) * V(scale_y), out.abs_mean2d + n + i, lanes);
+        store_first(sums[6] * V(scale_x), out.abs_mean2d + i, lanes);
+        store_first(sums[7] * V(scale_y), out.abs_mean2d + n + i, lanes);
       }
       if (out.mean2d) {
         store_first(V::load(sums[4]) * V(-scale_x), out.mean2d + i, lanes);
@@ -191,30 +197,30 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
         store_first(load_first(gradient + i, lanes) + zero_unless(drawn, value), gradient + i, lanes);
       };
 
-      V packet[kPacket];
-      for (int j = 0; j < kPacket; ++j) packet[j] = V::load(sums[j]);
       const RawGeometry<V> raw = load_geometry(in, i, lanes);
       const Projection<V> p = gns::project(camera, raw);
-      RawGeometry<V> gradient = gns::project_backward(camera, p, screen_gradient(packet));
+      RawGeometry<V> gradient = gns::project_backward(camera, p, screen_gradient<V>(sums));
       for (int k = 0; k < 3; ++k) add(out.log_scales + k * n, gradient.log_scale[k]);
       for (int k = 0; k < 4; ++k) add(out.quats + k * n, gradient.quat[k]);
       const Opacity<V> opacity = activate_opacity(load_first(in.opacity_logits + i, lanes));
-      add(out.opacity_logits, opacity_backward(opacity, packet[3]));
+      add(out.opacity_logits, opacity_backward(opacity, sums[3]));
 
-      const V colour[3] = {packet[0], packet[1], packet[2]};
+      const V colour[3] = {sums[0], sums[1], sums[2]};
       for (int c = 0; c < 3; ++c) add(out.sh_dc + c * n, constant_backward(colour[c]));
       if (in.sh_degree > 0) {
-        V inverse, basis[15], weight[15];
+        V inverse, basis[15], by_basis[15];
         const Vec3<V> d = view_direction(camera, raw.mean, inverse);
         sh_basis(d, in.sh_degree, basis);
         const int terms = (in.sh_degree + 1) * (in.sh_degree + 1) - 1;
         for (int k = 0; k < terms; ++k) {
-          V coefficient[3], by_coefficient[3];
-          for (int c = 0; c < 3; ++c) coefficient[c] = load_first(in.sh_rest + size_t(3 * k + c) * n + i, lanes);
-          weight[k] = coefficient_backward(colour, coefficient, basis[k], by_coefficient);
-          for (int c = 0; c < 3; ++c) add(out.sh_rest + size_t(3 * k + c) * n, by_coefficient[c]);
+          by_basis[k] = V(T(0));
+          for (int c = 0; c < 3; ++c) {
+            const size_t plane = size_t(3 * k + c) * n;
+            const V coefficient = load_first(in.sh_rest + plane + i, lanes);
+            add(out.sh_rest + plane, coefficient_backward(colour[c], coefficient, basis[k], by_basis[k]));
+          }
         }
-        view_direction_backward(d, inverse, sh_basis_backward(d, in.sh_degree, weight), gradient.mean);
+        view_direction_backward(d, inverse, sh_basis_backward(d, in.sh_degree, by_basis), gradient.mean);
       }
       add(out.means, gradient.mean.x);
       add(out.means + n, gradient.mean.y);

@@ -55,12 +55,12 @@ GNS_INLINE void stage_instances(const Frame<T>& frame, uint32_t gaussian, Stage&
   const int last_strip = f.x1 / S::block_width, last_tile_y = f.y1 / kTile;
   for (int strip = f.x0 / kTile * S::strips; strip <= last_strip; strip += W) {
     const V left = V::load(kStripOffsets<T>.x) + V(T(strip * S::block_width) + T(0.5) - f.ellipse.x);
-    const Strip<V> strip_part = strip_met(f.ellipse, left, S::block_width);
-    const RowSpan<V> span = rows_met(f.ellipse, f.y0, f.y1, strip_part);
-    const Mask<T> spanned = strip_part.low <= strip_part.high;
+    const Strip<V> part = strip_met(f.ellipse, left, S::block_width);
+    const Mask<T> met = part.low <= part.high;
+    const RowSpan<V> span = rows_met(f.ellipse, f.y0, f.y1, part);
     int32_t first_row[W], last_row[W];
-    store_int(select(spanned, span.first, V(T(kBelowAllRows))), first_row);
-    store_int(select(spanned, span.last, V(T(kNoRow))), last_row);
+    store_int(select(met, span.first, V(T(kBelowAllRows))), first_row);
+    store_int(select(met, span.last, V(T(kNoRow))), last_row);
     Ints<T> first_lanes, last_lanes;
     __builtin_memcpy(&first_lanes, first_row, sizeof first_row);
     __builtin_memcpy(&last_lanes, last_row, sizeof last_row);

@@ -71,5 +71,6 @@ extern "C" __global__ void __launch_bounds__(256)
   GNS_ADAM_SEEK(3)
   GNS_ADAM_SEEK(4)
   GNS_ADAM_SEEK(5)
-  gns::step_part(tensor, block, {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, tensor.step, tensor.inverse_root});
+  gns::step_part(tensor, block,
+                 {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, tensor.step, tensor.inverse_root});
 }

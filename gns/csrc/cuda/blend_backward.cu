@@ -101,7 +101,7 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
     const int bit = __ffs(rest) - 1, j = group + bit;
     const float4 place = shared.batch.place[j], shape = shared.batch.shape[j], colour = shared.batch.colour[j];
     const Column<float> column = column_of(place, shape, pixels.x);
-    const Conic<float> conic = conic_of(Exponent<float>{shape.x, shape.y, shape.z});
+    const ConicColumn<float> conic(conic_of(Exponent<float>{shape.x, shape.y, shape.z}), column.dx);
     PixelSums<float> sums = {};
     bool contributed = false;
     for (int p = 0; p < 2; ++p) {
@@ -110,7 +110,7 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
       const Contribution<float> c(column, shape.z, dy, transmittance[p]);
       if (c.kept)
         add_pixel<kCount == kScreenSums>(sums, g[p], c, transmittance[p], {colour.x, colour.y, colour.z}, conic,
-                                         column.dx, dy);
+                                         dy);
       transmittance[p] = c.advance(transmittance[p]);
       contributed |= c.kept;
     }

@@ -1,4 +1,4 @@
-// What a CUDA thread computes with: the shared formulas over plain floats, and the few instructions that have no C++ name.
+// What a CUDA thread computes with: plain floats, and the few instructions that have no C++ name.
 #pragma once
 
 #define GNS_DEVICE __device__ __forceinline__

@@ -51,15 +51,16 @@ GNS_DEVICE void add_to_planes(float* gradient, size_t n, int i, const float (&va
 // values.
 template <int kFirst, int kCount>
 GNS_DEVICE void band_backward(const Parameters& in, const Gradients& out, const float (&colour)[3],
-                              const float (&basis)[15], float (&weight)[15], int i) {
+                              const float (&basis)[15], float (&by_basis)[15], int i) {
   const size_t n = in.count;
   float gradient[3 * kCount];
 #pragma unroll
   for (int k = 0; k < kCount; ++k) {
-    float coefficient[3], by_coefficient[3];
-    for (int c = 0; c < 3; ++c) coefficient[c] = in.sh_rest[(3 * (kFirst + k) + c) * n + i];
-    weight[kFirst + k] = coefficient_backward(colour, coefficient, basis[kFirst + k], by_coefficient);
-    for (int c = 0; c < 3; ++c) gradient[3 * k + c] = by_coefficient[c];
+    by_basis[kFirst + k] = 0.0f;
+    for (int c = 0; c < 3; ++c) {
+      const float coefficient = in.sh_rest[(3 * (kFirst + k) + c) * n + i];
+      gradient[3 * k + c] = coefficient_backward(colour[c], coefficient, basis[kFirst + k], by_basis[kFirst + k]);
+    }
   }
   add_to_planes(out.sh_rest + 3 * kFirst * n, n, i, gradient);
 }
@@ -71,20 +72,20 @@ GNS_DEVICE Vec3<float> colour_backward(const PinholeCamera<float>& camera, const
   add_to_planes(out.sh_dc, in.count, i, constant);
   Vec3<float> through_direction = {0.0f, 0.0f, 0.0f};
   if (in.sh_degree == 0) return through_direction;
-  float inverse, basis[15], weight[15] = {};
+  float inverse, basis[15], by_basis[15] = {};
   const Vec3<float> d = view_direction(camera, mean, inverse);
   sh_basis(d, in.sh_degree, basis);
-  band_backward<0, 3>(in, out, colour, basis, weight, i);
+  band_backward<0, 3>(in, out, colour, basis, by_basis, i);
   if (in.sh_degree > 1) {  // in parts, for want of registers
-    band_backward<3, 3>(in, out, colour, basis, weight, i);
-    band_backward<6, 2>(in, out, colour, basis, weight, i);
+    band_backward<3, 3>(in, out, colour, basis, by_basis, i);
+    band_backward<6, 2>(in, out, colour, basis, by_basis, i);
   }
   if (in.sh_degree > 2) {
-    band_backward<8, 3>(in, out, colour, basis, weight, i);
-    band_backward<11, 2>(in, out, colour, basis, weight, i);
-    band_backward<13, 2>(in, out, colour, basis, weight, i);
+    band_backward<8, 3>(in, out, colour, basis, by_basis, i);
+    band_backward<11, 2>(in, out, colour, basis, by_basis, i);
+    band_backward<13, 2>(in, out, colour, basis, by_basis, i);
   }
-  view_direction_backward(d, inverse, sh_basis_backward(d, in.sh_degree, weight), through_direction);
+  view_direction_backward(d, inverse, sh_basis_backward(d, in.sh_degree, by_basis), through_direction);
   return through_direction;
 }
 
@@ -97,7 +98,7 @@ GNS_DEVICE void project_one_backward(const PinholeCamera<float>& camera, const P
   const Vec3<float> through_colour = colour_backward(camera, in, out, raw.mean, colour, i);
 
   const Projection<float> p = project(camera, raw);
-  const RawGeometry<float> gradient = project_backward(camera, p, screen_gradient(sum));
+  const RawGeometry<float> gradient = project_backward(camera, p, screen_gradient<float>(sum));
   const float mean[3] = {gradient.mean.x + through_colour.x, gradient.mean.y + through_colour.y,
                          gradient.mean.z + through_colour.z};
   add_to_planes(out.means, n, i, mean);
