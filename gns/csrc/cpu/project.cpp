@@ -184,8 +184,8 @@ void project_backward(Frame<T>& frame, const Parameters<T>& in, const Gradients<
         store_first(sums[7] * V(scale_y), out.abs_mean2d + n + i, lanes);
       }
       if (out.mean2d) {
-        store_first(V::load(sums[4]) * V(-scale_x), out.mean2d + i, lanes);
-        store_first(V::load(sums[5]) * V(-scale_y), out.mean2d + n + i, lanes);
+        store_first(sums[4] * V(-scale_x), out.mean2d + i, lanes);
+        store_first(sums[5] * V(-scale_y), out.mean2d + n + i, lanes);
       }
       if (!any_drawn) continue;
 
