@@ -215,7 +215,8 @@ def _imported_by(code: str) -> set[str]:
         "import gns.arguments, gns.rules, gns.cli",
         "import gns.rules\nfor m in gns.rules.METHODS.values():\n for r in m.rules: r.Options()",
         "import gns.arguments as a\na.parse_train(['-s', 'a', '--final-budget', '5k', '--final-cut', 'lowest'])",
-        "import sys\nfrom gns import cli\ntry: cli.train(['--help'])\nexcept SystemExit: pass",
+        "import runpy, sys\nsys.argv = ['train.py', '--help']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass",
     ],
     ids=["import", "registry", "parse", "help"],
 )
