@@ -18,12 +18,30 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
+# What `gns.api` lists, written again: to look there would import it whenever Python asks for a module of this package.
+_FRONT_DOOR = [
+    "Camera",
+    "Config",
+    "Gaussians",
+    "PointCloud",
+    "RenderOutput",
+    "Scene",
+    "TrainState",
+    "View",
+    "events",
+    "load",
+    "read_scene",
+    "render",
+    "save",
+    "train",
+]
+
+
 def __getattr__(name: str) -> Any:
-    # Not `from gns import api`: that would ask this function for `api`.
-    if not name.startswith("_") and name in (api := import_module("gns.api")).__all__:
-        return getattr(api, name)
+    if name in _FRONT_DOOR:
+        return getattr(import_module("gns.api"), name)
     raise AttributeError(f"module 'gns' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *import_module("gns.api").__all__])
+    return sorted([*globals(), *_FRONT_DOOR])

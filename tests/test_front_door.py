@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import gns
+import gns.api
 from gns.testing.scene_files import small_scene, write_colmap
 from gns.testing.tiny import tiny_config, tiny_scene
 
@@ -26,6 +27,7 @@ def test_importing_it_imports_nothing_else() -> None:
 
 def test_names() -> None:
     assert {"train", "render", "Scene", "Camera", "Gaussians", "Config", "load", "save"} <= set(dir(gns))
+    assert sorted(gns._FRONT_DOOR) == sorted(gns.api.__all__)
     with pytest.raises(AttributeError, match="module 'gns' has no attribute 'trian'"):
         gns.trian  # noqa: B018
 

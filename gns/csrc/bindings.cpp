@@ -150,8 +150,8 @@ template <class T> struct RenderInputs {
     }
     for (int i = 0; i < 3; ++i)
       camera.center[i] = T(-(m[i] * m[3] + m[4 + i] * m[7] + m[8 + i] * m[11]));
-    camera.limit_x = T(kFrustumMargin * 0.5 * size[0] / intrinsics[0]);
-    camera.limit_y = T(kFrustumMargin * 0.5 * size[1] / intrinsics[1]);
+    camera.limit_x = T(frustum_limit(size[0], intrinsics[0]));
+    camera.limit_y = T(frustum_limit(size[1], intrinsics[1]));
   }
 };
 
