@@ -19,22 +19,10 @@ __version__ = "0.1.0"
 
 
 # What `gns.api` lists, written again: to look there would import it whenever Python asks for a module of this package.
-_FRONT_DOOR = [
-    "Camera",
-    "Config",
-    "Gaussians",
-    "PointCloud",
-    "RenderOutput",
-    "Scene",
-    "TrainState",
-    "View",
-    "events",
-    "load",
-    "read_scene",
-    "render",
-    "save",
-    "train",
-]
+_FRONT_DOOR = (
+    *("Camera", "Config", "Gaussians", "PointCloud", "RenderOutput", "Scene", "TrainState", "View", "events"),
+    *("load", "read_scene", "render", "save", "train"),
+)
 
 
 def __getattr__(name: str) -> Any:
