@@ -230,7 +230,7 @@ def test_two_processes_hold_the_same_to_the_bit(folder: Path) -> None:
 
 
 def test_two_processes_do_what_one_does_in_twice_the_iterations(folder: Path, one_process: dict[str, Any]) -> None:
-    """Growth with surveys, contest, cut, summed gradients: every bit of the state."""
+    """Growth with surveys, selection, cut, summed gradients: every bit of the state."""
     two, one = _result(folder, "whole", 0), _counted_by_two(one_process["whole"])
     selection = two["rules"]["natural_selection"]
     assert selection["finished_at"] is not None and selection["initial_target"] is not None

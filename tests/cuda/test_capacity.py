@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import importance, release_memory, render
-from gns.gaussian_renderer.backends import IN_USE, gpu
-from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends import IN_USE, gpu, kernel_table
 from gns.gaussian_renderer.backends.forecast import Forecast
 from gns.gaussian_renderer.backends.gpu import GpuBackend
 from gns.gaussian_renderer.backends.kernel_table import TILE
@@ -84,7 +83,7 @@ def _outcome(name: str, launcher: ShimLauncher, room: int | None) -> tuple[Outco
 @pytest.fixture(params=[False, True], ids=["short ids", "wide ids"])
 def wide(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if request.param:
-        monkeypatch.setattr(cuda_kernels, "MOST_SHORT_TILES", 0)
+        monkeypatch.setattr(kernel_table, "MOST_SHORT_TILES", 0)
     return bool(request.param)
 
 
@@ -127,7 +126,7 @@ def test_a_kernel_that_ignores_the_room_is_seen(good: str, bad: str, room: Room,
 
 
 def test_the_largest_short_id_is_no_tile() -> None:
-    assert torch.iinfo(torch.int16).max == cuda_kernels.MOST_SHORT_TILES  # ids run up to one below
+    assert torch.iinfo(torch.int16).max == kernel_table.MOST_SHORT_TILES  # ids run up to one below
     most = gpu.MOST_PIXELS_ACROSS // TILE + 1
     assert most**2 < torch.iinfo(torch.int32).max
 

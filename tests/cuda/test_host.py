@@ -19,8 +19,7 @@ from gns.arguments import TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, importance, render
 from gns.gaussian_renderer.autograd import planes_of
-from gns.gaussian_renderer.backends import IN_USE, backend_of, gpu
-from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends import IN_USE, backend_of, gpu, kernel_table
 from gns.gaussian_renderer.backends.cpu import CpuBackend
 from gns.gaussian_renderer.backends.gpu import GpuBackend
 from gns.gaussian_renderer.backends.protocol import RenderInputs
@@ -131,7 +130,7 @@ def test_importance_alone_has_the_bits_of_the_rendering_with_it(shim: ShimLaunch
 def test_many_tiles_take_the_wide_kernels(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
     scene, everywhere = example("130x70, degree 3"), torch.ones(70, 130, dtype=torch.bool)
     narrow = evaluate(render, scene, torch.float32, everywhere)
-    monkeypatch.setattr(cuda_kernels, "MOST_SHORT_TILES", 44)  # there are 45
+    monkeypatch.setattr(kernel_table, "MOST_SHORT_TILES", 44)  # there are 45
     wide = evaluate(render, scene, torch.float32, everywhere)
     assert {"emit", "emit_wide", "ranges", "ranges_wide"} <= set(shim.launches)
     assert_same_bits(narrow, wide)
@@ -195,7 +194,7 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
     (space,) = _gpu().idle
     buffers = dict(space._buffers)
     count, slots = len(buffers["order"]), len(buffers["list"])  # with the eighth that each has to spare
-    instances = len(buffers["packets"]) // cuda_kernels.PACKET
+    instances = len(buffers["packets"]) // kernel_table.PACKET
     assert count == 160 + 160 // 8 and count < instances < slots
     tiles = buffers.pop("tile_ranges")
     assert tiles.numel() == 90 + 90 // 8

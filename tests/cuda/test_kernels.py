@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gns.gaussian_renderer import reference
-from gns.gaussian_renderer.backends import kernel_table as cuda_kernels
+from gns.gaussian_renderer.backends import kernel_table
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, SOURCE_FOLDER, TILE, camera_arguments
 from gns.testing.comparison import (
     Outcome,
@@ -311,14 +311,14 @@ def test_the_table_has_the_argument_names_of_each_kernel() -> None:
 def test_the_numbers_of_the_table_are_those_of_the_sources() -> None:
     device = (SOURCE_FOLDER / "device.cuh").read_text()
     maths = (SOURCE_FOLDER.parent / "splat_math.h").read_text()
-    assert f"constexpr int kSplat = {cuda_kernels.SPLAT // 4};" in device
-    assert f"constexpr int kFootprint = {cuda_kernels.FOOTPRINT // 4};" in device
-    assert f"constexpr int kTile = {cuda_kernels.TILE};" in maths
-    assert f"constexpr int kPacket = {cuda_kernels.PACKET};" in maths
+    assert f"constexpr int kSplat = {kernel_table.SPLAT // 4};" in device
+    assert f"constexpr int kFootprint = {kernel_table.FOOTPRINT // 4};" in device
+    assert f"constexpr int kTile = {kernel_table.TILE};" in maths
+    assert f"constexpr int kPacket = {kernel_table.PACKET};" in maths
     adam = (SOURCE_FOLDER / "adam.cu").read_text()
-    assert f"GNS_ADAM_SEEK({cuda_kernels.ADAM_TENSORS - 1})\n  gns::step_part" in adam
-    assert "constexpr int kEach = 4;" in adam and "kAdamThreads = 256;" in adam and cuda_kernels.ADAM_PART == 4 * 256
-    assert f"constexpr double kFrustumMargin = {cuda_kernels.FRUSTUM_MARGIN};" in maths
+    assert f"GNS_ADAM_SEEK({kernel_table.ADAM_TENSORS - 1})\n  gns::step_part" in adam
+    assert "constexpr int kEach = 4;" in adam and "kAdamThreads = 256;" in adam and kernel_table.ADAM_PART == 4 * 256
+    assert f"constexpr double kFrustumMargin = {kernel_table.FRUSTUM_MARGIN};" in maths
 
 
 def test_camera_arguments_are_in_the_order_of_the_table() -> None:
