@@ -21,6 +21,7 @@ from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, TEST_ITERATIONS, Rule,
 from gns.utils.option_table import (
     build,
     check,
+    check_choice,
     described_fields,
     flag,
     from_json,
@@ -333,6 +334,7 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
+    check_choice("method", method, METHODS)
     if not METHODS[method].budgeted and not given.get("resume"):
         given.setdefault("final_budget", None)
     if "model_path" not in given and {"source_path", "final_budget"} <= set(given):

@@ -99,10 +99,16 @@ def check(config: Any) -> None:
         if value is None:
             continue
         for entry in value if isinstance(value, tuple) else (value,):
-            if described.choices and entry not in described.choices:
-                raise UserError(f"{flag(field.name)} is {entry!r}: choose one of {', '.join(described.choices)}")
+            if described.choices:
+                check_choice(field.name, entry, described.choices)
             if described.at_least is not None and entry < described.at_least:
                 raise UserError(f"{flag(field.name)} is {entry}: it must be at least {described.at_least}")
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise UserError where the `value` of a field is none of its choices."""
+    if value not in choices:
+        raise UserError(f"{flag(name)} is {value!r}: choose one of {', '.join(choices)}")
 
 
 def to_json(config: Any) -> dict[str, Any]:
