@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gns.arguments import TrainConfig
+from gns.cli import STOPPED
 from gns.commands.render import scene_options
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
@@ -18,8 +19,6 @@ from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
 from gns.utils.console import say
 from gns.utils.torchrun import place
-
-STOPPED = 130  # the shell's status for a program ended by Ctrl-C
 
 
 def run_training(config: TrainConfig) -> int:

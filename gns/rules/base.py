@@ -156,8 +156,15 @@ class Plan:
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
-        """The further numbers per Gaussian of all rules; rules that name the same one share it."""
-        return tuple(dict.fromkeys(extra for rule in self.rules for extra in rule.extras()))
+        """The further numbers per Gaussian of all rules; rules that declare the same one share it.
+
+        Raises ValueError where two declare different ones of the same name.
+        """
+        extras = tuple(dict.fromkeys(extra for rule in self.rules for extra in rule.extras()))
+        names = [extra.name for extra in extras]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two rules declare {twice[0]} for each Gaussian, and not alike")
+        return extras
 
     @property
     def chances(self) -> tuple[str, ...]:

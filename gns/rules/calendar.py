@@ -55,10 +55,12 @@ class Calendar:
     """Base of all calendars: how the dates of its fields scale is written in their annotations, and nowhere else."""
 
     def scaled(self: C, factor: float) -> C:
-        """The same with every date and interval multiplied by `factor`, calendars in tuples included."""
+        """The same with every date and interval multiplied by `factor`, calendars inside it included."""
         changes: dict[str, Any] = {name: scale(getattr(self, name), factor) for name, scale in _scales(type(self))}
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, Calendar):
+                changes[field.name] = value.scaled(factor)
             if isinstance(value, tuple) and value and all(isinstance(part, Calendar) for part in value):
                 changes[field.name] = tuple(part.scaled(factor) for part in value)
         return replace(self, **changes)

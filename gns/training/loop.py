@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -71,7 +72,9 @@ class Trainer:
         )
         if earlier is None:
             return fresh
-        fresh.restore(earlier.state_dict() if isinstance(earlier, TrainState) else earlier, self.device)
+        # A copy: the earlier state stays as it is, and may be continued again.
+        saved = deepcopy(earlier.state_dict()) if isinstance(earlier, TrainState) else earlier
+        fresh.restore(saved, self.device)
         if fresh.iteration >= self.config.iterations:
             raise UserError(
                 f"the checkpoint is of iteration {fresh.iteration}, past the end of the run: raise --iterations"

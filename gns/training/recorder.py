@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor
 
@@ -46,19 +46,20 @@ class Recorder:
     @contextmanager
     def listening(self) -> Iterator[Recorder]:
         """The block in which the run takes place."""
-        try:
-            self._emit(Started(iteration=self._state.iteration, _state=self._state))
-            yield self
-            if not self.stopped:
-                self._emit(Finished(iteration=self._state.iteration, _state=self._state))
-        except UserError:
-            # A diverged run may stop on something else first: the cause is the better news. A team may not be all here.
-            if self._team.size == 1:
-                self._read_all()
-            raise
-        finally:
+        with ExitStack() as at_the_end:
             for listener in self._listeners:
-                listener.close()
+                at_the_end.callback(listener.close)
+            try:
+                self._emit(Started(iteration=self._state.iteration, _state=self._state))
+                yield self
+                if not self.stopped:
+                    self._emit(Finished(iteration=self._state.iteration, _state=self._state))
+            except UserError:
+                # A diverged run may stop on something else first: the cause is the better news. A team may not be all
+                # here.
+                if self._team.size == 1:
+                    self._read_all()
+                raise
 
     def add_loss(self, it: int, views: Sequence[str], loss: Tensor) -> None:
         """Take down this process's photometric loss of iteration `it`, a scalar; it is read later."""

@@ -225,6 +225,22 @@ class Sharing(Bare):
         return (Extra("drawn"), Extra("own", rate=1e-3))
 
 
+class Quarrelling(Bare):
+    """Asks for a number that another rule has, and for another beginning of it."""
+
+    name = "quarrelling"
+
+    def extras(self) -> Sequence[Extra]:
+        return (Extra("drawn", initial=1.0),)
+
+
+def test_rules_that_declare_a_number_differently_are_refused() -> None:
+    run = tiny_run()
+    rules = (Sharing(run, Calendar(), NoOptions()), Quarrelling(run, Calendar(), NoOptions()))
+    with pytest.raises(ValueError, match="two rules declare drawn for each Gaussian, and not alike"):
+        _ = Plan(run.optimisation, rules).extras
+
+
 def test_a_plan_joins_what_its_rules_ask_for() -> None:
     run = tiny_run()
     anchor = Anchor(run, AnchorCalendar(LAST), AnchorOptions())

@@ -276,6 +276,8 @@ def test_ctrl_c_gives_the_state_back(
     assert isinstance(heard[0], events.Started) and heard[0].iteration == 123
     assert isinstance(heard[-1], events.Finished)
     assert same_state(continued.state_dict(), undisturbed)
+    assert state.iteration == 123
+    assert same_state(train(scene, tiny_config(), resume_from=state).state_dict(), undisturbed)  # once more
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
