@@ -168,7 +168,10 @@ def test_budget_in_bytes_counts_the_columns_of_the_sh_degree(unit: str, size: in
         (["-r", "0"], "--resolution is 0"),
         (["-r", "-2"], "--resolution is -2"),
         (["--schedule", "slow"], "--schedule is 'slow': choose one of standard, fast"),
-        (["--method", "best"], "--method is 'best': choose one of gns, 3dgs, mcmc"),
+        (
+            ["--method", "best"],
+            "--method is 'best': choose one of gns, 3dgs, mcmc, improved-gs, oneshot-opacity, oneshot-contribution",
+        ),
         (["--final_cut", "best"], "--final-cut is 'best': choose one of multinomial, lowest"),
         (["--device", "gpu"], "--device is 'gpu': choose auto, cpu, cuda or cuda:NUMBER"),
         (["--threads", "-1"], "--threads is -1: it must be at least 0"),

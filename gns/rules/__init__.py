@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gns.rules import adaptive_density, gns, mcmc
+from gns.rules import adaptive_density, gns, improved_gs, mcmc, one_shot
 from gns.rules.base import Method, Plan, Rule, Run
 from gns.rules.optimisation import Optimisation
 
@@ -34,6 +34,9 @@ METHODS: dict[str, Method] = {
     "gns": gns.METHOD,
     "3dgs": adaptive_density.METHOD,
     "mcmc": mcmc.METHOD,
+    "improved-gs": improved_gs.METHOD,
+    "oneshot-opacity": one_shot.BY_OPACITY,
+    "oneshot-contribution": one_shot.BY_CONTRIBUTION,
 }
 
 DEFAULT_METHOD, *_ = METHODS
