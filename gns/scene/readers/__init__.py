@@ -14,7 +14,8 @@ from gns.scene.scene import Scene, scene_extent
 
 __all__ = ["SceneOptions", "find_reader", "read_scene", "split_frames"]
 
-READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER]  # the first that matches reads
+# The first that matches reads.
+READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER, colmap.READER_ELSEWHERE]
 
 HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it are held out
 

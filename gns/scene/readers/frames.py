@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
+from gns.utils.text import printable
 from gns.utils.undistortion import Lens
 
 
@@ -95,10 +96,7 @@ def check_points(points: PointCloud, source: Path) -> PointCloud | None:
     return points
 
 
-def find_mask(folder: Path, name: str) -> Path | None:
-    """The mask of the photo `name`, or None.
-
-    For `a/b.jpg`, in this order: `a/b.jpg.png` (as COLMAP has it), `a/b.png`, `a/b.jpg`.
-    """
-    candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name)
-    return next((path for path in candidates if path.is_file()), None)
+def some_of(names: Sequence[str], count: int = 3) -> str:
+    """The first names, for a sentence."""
+    shown = ", ".join(printable(name) for name in names[:count])
+    return f"{shown}, …" if len(names) > count else shown

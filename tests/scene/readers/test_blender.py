@@ -84,8 +84,13 @@ def test_random_points_depend_on_the_seed_only(tmp_path: Path) -> None:
 
 def test_one_name_in_both_files_is_refused(tmp_path: Path) -> None:
     folder = write_blender(tmp_path, small_scene())
-    (folder / "transforms_test.json").write_text((folder / "transforms_train.json").read_text())
-    with pytest.raises(UserError, match=r"lists the photo train/00\.png 2 times"):
+    content = json.loads((folder / "transforms_test.json").read_text())
+    content["frames"] += json.loads((folder / "transforms_train.json").read_text())["frames"][:2]
+    (folder / "transforms_test.json").write_text(json.dumps(content))
+    sentence = (
+        r"2 of the photos \(train/00\.png, train/01\.png\) are listed both in transforms_train\.json and in transf"
+    )
+    with pytest.raises(UserError, match=sentence):
         read(folder)
 
 
