@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gns.errors import UserError
@@ -50,19 +50,36 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
 
 def find_reader(source: Path) -> Reader:
     """The first reader that recognises the folder. Raises UserError where there is no folder or no reader does."""
+    if source.is_file():
+        raise UserError(f"{source} is a file: give the folder that it is in with -s")
     if not source.is_dir():
         raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
     reader = next((reader for reader in READERS if reader.matches(source)), None)
-    if reader is None:
-        wanted = "; ".join(reader.looks_for for reader in READERS)
-        raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
-    return reader
+    if reader is not None:
+        return reader
+    if scene := next((folder for folder in _around(source) if any(reader.matches(folder) for reader in READERS)), None):
+        if colmap.is_model(scene):
+            raise UserError(f"{scene} holds a COLMAP model, but {source} is no scene: move it to {source / 'sparse/0'}")
+        raise UserError(f"{source} is no scene, but {scene} is one: give that with -s")
+    wanted = "; ".join(reader.looks_for for reader in READERS)
+    raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
+
+
+def _around(source: Path) -> Iterator[Path]:
+    """Folders up to three levels below, the upper ones first, then two above."""
+    level = [source]
+    for _ in range(3):
+        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+        yield from level
+    yield from source.absolute().parents[:2]
 
 
 def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
     """Training and test frames, each sorted by name; what there is to say of it joins the capture's notes."""
     train, test = _sorted(capture.train), _sorted(capture.test or [])
     if not options.eval:
+        if capture.test:
+            capture.notes.append(f"nothing is held out: the {len(test)} photos of the test set train too")
         return _sorted([*train, *test]), []
     if capture.test is None:
         train, test = [frame for i, frame in enumerate(train) if i % HOLD_EVERY], train[::HOLD_EVERY]

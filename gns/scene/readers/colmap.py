@@ -96,7 +96,12 @@ def _models(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name))
-    return [path for path in (*inside, folder) if {"cameras", "images"} & {stem for stem, _ in _files(path)}]
+    return [path for path in (*inside, folder) if is_model(path)]
+
+
+def is_model(folder: Path) -> bool:
+    """Whether the folder itself holds a model, or part of one."""
+    return not {"cameras", "images"}.isdisjoint(stem for stem, _ in _files(folder))
 
 
 def _files(model: Path) -> dict[tuple[str, str], Path]:
