@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from gns.errors import UserError
@@ -17,6 +19,7 @@ __all__ = ["SceneOptions", "find_reader", "read_scene", "split_frames"]
 # The first that matches reads.
 READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER, colmap.READER_ELSEWHERE]
 
+_FOLDERS_LOOKED_INTO = 1000  # for the scene that was meant
 HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it are held out
 
 
@@ -57,7 +60,8 @@ def find_reader(source: Path) -> Reader:
     reader = next((reader for reader in READERS if reader.matches(source)), None)
     if reader is not None:
         return reader
-    if scene := next((folder for folder in _around(source) if any(reader.matches(folder) for reader in READERS)), None):
+    nearby = islice(_around(source), _FOLDERS_LOOKED_INTO)
+    if scene := next((folder for folder in nearby if any(reader.matches(folder) for reader in READERS)), None):
         if colmap.is_model(scene):
             raise UserError(f"{scene} holds a COLMAP model, but {source} is no scene: move it to {source / 'sparse/0'}")
         raise UserError(f"{source} is no scene, but {scene} is one: give that with -s")
@@ -69,9 +73,14 @@ def _around(source: Path) -> Iterator[Path]:
     """Folders up to three levels below, the upper ones first, then two above."""
     level = [source]
     for _ in range(3):
-        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+        level = [folder / name for folder in level for name in sorted(_sub_folders(folder))]
         yield from level
     yield from source.absolute().parents[:2]
+
+
+def _sub_folders(folder: Path) -> list[str]:
+    """Names of the visible ones; none where the folder may not be read."""
+    return next(([name for name in names if name[0] != "."] for _, names, _ in os.walk(folder)), [])
 
 
 def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:

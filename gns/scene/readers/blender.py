@@ -37,7 +37,7 @@ def read(path: Path, options: SceneOptions) -> Capture:
         train, test = split_by_names(frames, names, held_out_names, sources, notes, warnings)
     everything = [*train, *(test or [])]
     check_frames(everything, path)
-    everything = with_masks(everything, path, [], notes, warnings)
+    everything = with_masks(everything, path, {}, notes, warnings)
     return Capture(
         everything[: len(train)], None if test is None else everything[len(train) :], points, notes, warnings
     )

@@ -83,7 +83,7 @@ def read(path: Path, options: SceneOptions) -> Capture:
         frames.append(Frame(photo.name, photo.path, None, lenses[image.camera], pose))
     check_frames(frames, listing)
     unused = unused_photos([frame.image_path for frame in frames], folder, path, listing, notes)
-    frames = with_masks(frames, path, unused, notes, warnings)
+    frames = with_masks(frames, base if folder.root.parent == base else path, unused, notes, warnings)
     train, test = split_by_lists(frames, [model, path], notes, warnings)
     return Capture(train, test, _read_points(model, notes), notes, warnings)
 
@@ -92,21 +92,22 @@ def read(path: Path, options: SceneOptions) -> Capture:
 
 
 def _models(folder: Path) -> list[Path]:
-    """The models in a folder: in its sub-folders, `0` first, and its own."""
-    if not folder.is_dir():
-        return []
-    inside = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: (len(path.name), path.name))
-    return [path for path in (*inside, folder) if is_model(path)]
+    """The models in a folder: of one called `sparse` those in its sub-folders, `0` first, and its own."""
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.name == "sparse" and folder.is_dir() else []
+    return [path for path in (*sorted(inside, key=lambda path: (len(path.name), path.name)), folder) if is_model(path)]
 
 
 def is_model(folder: Path) -> bool:
     """Whether the folder itself holds a model, or part of one."""
-    return not {"cameras", "images"}.isdisjoint(stem for stem, _ in _files(folder))
+    try:
+        return any(stem in ("cameras", "images") and suffix != ".ply" for stem, suffix in _files(folder))
+    except OSError:  # no folder, or one that is not ours to read
+        return False
 
 
 def _files(model: Path) -> dict[tuple[str, str], Path]:
-    """The model's files by stem and suffix in lower case."""
-    found = {(folded(path.stem), path.suffix.lower()): path for path in sorted(model.iterdir(), reverse=True)}
+    """The model's files by stem and suffix in lower case; of two that differ in case only, the one in lower case."""
+    found = {(folded(path.stem), path.suffix.lower()): path for path in sorted(model.iterdir())}
     return {key: path for key, path in found.items() if key[1] in _SUFFIXES}
 
 
@@ -127,7 +128,7 @@ def _find_model(path: Path, notes: list[str], warnings: list[str]) -> tuple[Path
     base = (path / place).parent if place.endswith("sparse") else path / place
     best = models[0]
     if len(models) > 1:
-        counts = {model: _count_photos(model) for model in models}
+        counts = {model: _count_photos(model, warnings) for model in models}
         best = max(models, key=lambda model: counts[model])  # the first of equals
         others = ", ".join(
             f"{model.relative_to(path).as_posix()} has {counts[model]}" for model in models if model != best
@@ -139,15 +140,16 @@ def _find_model(path: Path, notes: list[str], warnings: list[str]) -> tuple[Path
     return best, base
 
 
-def _count_photos(model: Path) -> int:
-    """How many photos the model has; 0 where it is damaged."""
+def _count_photos(model: Path, warnings: list[str]) -> int:
+    """How many photos the model has; 0 where it is damaged, of which a warning tells."""
     try:
         return _parse(
             _locate(model, "images"),
             lambda data: _checked_count(data, _IMAGE.size),
             lambda lines: len(_images_from_text(lines)),
         )
-    except UserError:
+    except UserError as error:
+        warnings.append(f"this model is passed over: {error}")
         return 0
 
 

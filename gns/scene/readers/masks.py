@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ Tables = list[dict[str, list[str]]]  # from what a mask may be called to the nam
 
 
 def with_masks(
-    frames: Sequence[Frame], scene: Path, unused: Iterable[str], notes: list[str], warnings: list[str]
+    frames: Sequence[Frame], scene: Path, unused: Mapping[str, Path], notes: list[str], warnings: list[str]
 ) -> list[Frame]:
     """The frames in the same order, each with its mask from the scene's folder `masks` or `mask`, if it has none yet.
 
@@ -28,17 +28,19 @@ def with_masks(
     where no other photo is called `b`. A mask serves one photo: with photos `a.jpg` and `a.png`, `a.png` is the mask of
     the second; with `a.jpg` and `a.jpeg` it is nobody's. A photo is never a mask.
 
-    Warnings tell of masks that belong to no photo. Names in `unused` are of photos that are there but have no pose:
-    their masks are no strays.
+    Warnings tell of masks that belong to no photo. In `unused` are, by name, the photos that are there but have no
+    pose: their masks are no strays.
     """
     masks = [(name, folder / name) for folder in _mask_folders(scene) for name in PhotoFolder(folder).photos]
-    if masks:
+    if masks:  # links may make one folder of two
         taken = {os.path.realpath(path) for frame in frames for path in (frame.image_path, frame.mask_path) if path}
         masks = [(name, path) for name, path in masks if os.path.realpath(path) not in taken]
     if not masks:
         return list(frames)
 
-    tables = _owners([*(frame.name for frame in frames), *unused])
+    real_masks = {os.path.realpath(path) for _, path in masks}
+    others = [name for name, path in unused.items() if os.path.realpath(path) not in real_masks]
+    tables = _owners([*(frame.name for frame in frames), *others])
     masks_of = defaultdict[str, list[Path]](list)
     strays, ambiguous = list[Path](), list[Path]()
     for name, path in sorted(masks, key=_preference):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gns.errors import UserError
-from gns.scene.readers.frames import Capture, Reader, SceneOptions
+from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.masks import with_masks
 from gns.scene.readers.photos import unused_photos
 from gns.scene.readers.splits import Split, check_apart, split_by_lists, split_by_names
@@ -31,28 +31,30 @@ def read(path: Path, options: SceneOptions) -> Capture:
     notes, warnings = list[str](), list[str]()
     listing = path / "transforms.json"
     content = load_json(listing)
-    train, test = _read_split(listing, content, options, notes, warnings)
-    everything = [*train, *(test or [])]
-    unused = unused_photos(
-        [frame.image_path for frame in everything], photo_folder(path, options), path, listing, notes
-    )
-    everything = with_masks(everything, path, unused, notes, warnings)
-    train, test = everything[: len(train)], None if test is None else everything[len(train) :]
-    return Capture(train, test, read_listed_points(listing, content, notes), notes, warnings)
+    train = read_frames(listing, content, options, notes)
+    test = read_frames(listing, content, options, notes, "test_frames") if content.get("test_frames") else []
+    check_apart(train, test, f"{listing} (frames)", "its test_frames")
+    frames = [*train, *test]
+    unused = unused_photos([frame.image_path for frame in frames], photo_folder(path, options), path, listing, notes)
+    frames = with_masks(frames, path, unused, notes, warnings)
+    split = _split(listing, content, frames, len(test), notes, warnings)
+    return Capture(*split, read_listed_points(listing, content, notes), notes, warnings)
 
 
-def _read_split(listing: Path, content: Json, options: SceneOptions, notes: list[str], warnings: list[str]) -> Split:
-    """By `test_frames` (ScanNet++), `train_filenames` and so on (Nerfstudio), or lists of names beside the file."""
-    frames = read_frames(listing, content, options, notes)
-    if content.get("test_frames"):
-        test = read_frames(listing, content, options, notes, "test_frames")
-        check_apart(frames, test, f"{listing} (frames)", "its test_frames")
-        notes.append(f"split of test_frames: {len(frames)} photos to train on, {len(test)} held out")
-        return frames, test
-    train, validation, test_names = (_names(listing, content, f"{part}_filenames") for part in ("train", "val", "test"))
-    if not (train or validation or test_names):
+def _split(
+    listing: Path, content: Json, frames: list[Frame], test_count: int, notes: list[str], warnings: list[str]
+) -> Split:
+    """By `test_frames` (ScanNet++), `train_filenames` and so on (Nerfstudio), or lists of names beside the file.
+
+    The last `test_count` frames are of `test_frames`.
+    """
+    if test_count:
+        notes.append(f"split of test_frames: {len(frames) - test_count} photos to train on, {test_count} held out")
+        return frames[:-test_count], frames[-test_count:]
+    train, validation, test = (_names(listing, content, f"{part}_filenames") for part in ("train", "val", "test"))
+    if not (train or validation or test):
         return split_by_lists(frames, [listing.parent], notes, warnings)
-    held_out, source = (test_names, "test_filenames") if test_names else (validation, "val_filenames")
+    held_out, source = (test, "test_filenames") if test else (validation, "val_filenames")
     return split_by_names(frames, train, held_out, [f"{listing.name} (train_filenames)", source], notes, warnings)
 
 

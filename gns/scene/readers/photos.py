@@ -216,13 +216,15 @@ def folders_with(scene: Path, names: Sequence[str]) -> list[str]:
     return []
 
 
-def unused_photos(used: Sequence[Path], folder: PhotoFolder, scene: Path, listing: Path, notes: list[str]) -> list[str]:
-    """The names of the photos in `folder` that `listing` gives no pose; a note tells of them.
+def unused_photos(
+    used: Sequence[Path], folder: PhotoFolder, scene: Path, listing: Path, notes: list[str]
+) -> dict[str, Path]:
+    """By name the photos in `folder` that `listing` gives no pose; a note tells of them.
 
     None where the photos lie beside the model, among whatever else is there.
     """
     if folder.root.resolve() == scene.resolve():
-        return []
+        return {}
     taken = set(used)
     unused = [name for name in folder.photos if folder.root / name not in taken]
     if unused:
@@ -231,7 +233,7 @@ def unused_photos(used: Sequence[Path], folder: PhotoFolder, scene: Path, listin
             f"{len(unused)} of {len(folder.photos)} photos in {folder.root} have no pose in {listing.name} and are not "
             f"used ({shown})"
         )
-    return [folder.prefix + printable(name) for name in unused]
+    return {folder.prefix + printable(name): folder.root / name for name in unused}
 
 
 def _walk(root: Path) -> Iterator[str]:

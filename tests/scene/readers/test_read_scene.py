@@ -11,7 +11,8 @@ from PIL import Image
 
 from gns.errors import UserError
 from gns.scene import PointCloud, Scene
-from gns.scene.readers import SceneOptions, read_scene, scene_extent
+from gns.scene.readers import SceneOptions, read_scene
+from gns.scene.scene import scene_extent
 from gns.testing.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
 
 
