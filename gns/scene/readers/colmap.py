@@ -189,7 +189,7 @@ def _read_points(model: Path, notes: list[str]) -> PointCloud | None:
 
 def _parse(path: Path, from_binary: Callable[[bytes], T], from_text: Callable[[list[str]], T]) -> T:
     with _refusing_damage(path):
-        if path.suffix == ".bin":
+        if path.suffix.lower() == ".bin":
             refuse_git_lfs_pointer(path)
             return from_binary(path.read_bytes())
         return from_text(read_text(path).splitlines())

@@ -13,7 +13,7 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import Scene
 from gns.scene.readers import SceneOptions, read_scene
-from gns.testing.scene_files import SmallScene, small_scene, write_blender
+from gns.testing.scene_files import SmallScene, small_scene, write_blender, write_ply_points
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:
@@ -92,6 +92,19 @@ def test_one_name_in_both_files_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=sentence):
         read(folder)
+
+
+@pytest.mark.parametrize("name", ["points3d.ply", "points3D.ply", "listed.ply"])
+def test_points_beside(tmp_path: Path, name: str) -> None:
+    small = small_scene()
+    folder = write_blender(tmp_path, small)
+    write_ply_points(folder / name, small.points, ascii_format=False)
+    if name == "listed.ply":
+        listing = folder / "transforms_train.json"
+        listing.write_text(json.dumps({**json.loads(listing.read_text()), "ply_file_path": "./listed.ply"}))
+    points = read(folder).points
+    np.testing.assert_allclose(points.positions, small.points.positions, atol=1e-6)
+    np.testing.assert_array_equal(points.colors, small.points.colors)
 
 
 def test_missing_photo_is_refused(tmp_path: Path) -> None:
