@@ -47,17 +47,22 @@ def write_colmap(
     images: str = "images",
     model: str = "PINHOLE",
     coefficients: Sequence[float] = (),
+    photos: SmallScene | None = None,
+    encoding: str = "utf-8",
 ) -> Path:
     """Write `scene` as COLMAP would, one camera a photo, and return `folder`.
 
     With a `model` other than PINHOLE its parameters are the cameras' intrinsics followed by `coefficients`; the
-    pictures stay as they are.
+    pictures stay as they are. `photos` are written in place of the scene's where those are called otherwise; names in a
+    binary model are in `encoding`.
     """
-    _write_images(folder / images, scene)
+    _write_images(folder / images, photos or scene)
     target = folder / sparse
     target.mkdir(parents=True, exist_ok=True)
-    write = _write_binary if binary else _write_text
-    write(target, scene, model, coefficients)
+    if binary:
+        _write_binary(target, scene, model, coefficients, encoding)
+    else:
+        _write_text(target, scene, model, coefficients)
     return folder
 
 
@@ -80,18 +85,25 @@ def write_blender(folder: Path, scene: SmallScene, test_count: int = 3) -> Path:
 
 
 def write_nerfstudio(
-    folder: Path, scene: SmallScene, common: dict[str, Any] | None = None, points: str | None = "binary"
+    folder: Path,
+    scene: SmallScene,
+    common: dict[str, Any] | None = None,
+    points: str | None = "binary",
+    *,
+    prefix: str = "images/",
+    photos: SmallScene | None = None,
 ) -> Path:
     """Write `scene` as a `transforms.json` with intrinsics a frame; `common` joins the file's top level.
 
-    `points`: "binary" or "ascii" PLY, or None for no points.
+    `points`: "binary" or "ascii" PLY, or None for no points. `photos` are written in place of the scene's where those
+    are called otherwise; they lie in `images/` whatever `prefix` is put in front of their listed names.
     """
-    _write_images(folder / "images", scene)
+    _write_images(folder / "images", photos or scene)
     content: dict[str, Any] = {"camera_model": "OPENCV", **(common or {}), "frames": []}
     for camera in scene.cameras:
         content["frames"].append(
             {
-                "file_path": f"images/{camera.name}",
+                "file_path": prefix + camera.name,
                 "transform_matrix": opengl_pose(camera),
                 "w": camera.width,
                 "h": camera.height,
@@ -181,14 +193,14 @@ def _parameters(camera: Camera, model: str, coefficients: Sequence[float]) -> li
     return [*focals, camera.cx, camera.cy, *coefficients]
 
 
-def _write_binary(folder: Path, scene: SmallScene, model: str, coefficients: Sequence[float]) -> None:
+def _write_binary(folder: Path, scene: SmallScene, model: str, coefficients: Sequence[float], encoding: str) -> None:
     cameras, images = [struct.pack("<Q", len(scene.cameras))], [struct.pack("<Q", len(scene.cameras))]
     for index, camera in enumerate(scene.cameras, start=1):
         parameters = _parameters(camera, model, coefficients)
         cameras.append(struct.pack("<IiQQ", index, MODELS[model].number, camera.width, camera.height))
         cameras.append(struct.pack(f"<{len(parameters)}d", *parameters))
         pose = (*quaternion(camera.rotation), *camera.translation)
-        images.append(struct.pack("<I7dI", index, *pose, index) + camera.name.encode() + b"\0")
+        images.append(struct.pack("<I7dI", index, *pose, index) + camera.name.encode(encoding) + b"\0")
         images.append(struct.pack("<QddqddQ", 2, 1.0, 2.0, -1, 3.0, 4.0, 1))  # two observations, to be skipped
     points = [struct.pack("<Q", len(scene.points.positions))]
     for index, (position, color) in enumerate(zip(scene.points.positions, scene.points.colors, strict=True)):

@@ -1,8 +1,9 @@
-"""PLY files with one element, `vertex`: a table with one named column a property."""
+"""Binary PLY files: their element `vertex` is a table with one named column a property. Others are skipped."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ def read_table(path: Path) -> Table:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    dtype, count, start = _parse_header(content, path)
-    expected = start + count * dtype.itemsize
-    if len(content) != expected:
+    layout = _parse_header(content, path)
+    expected = layout.start + layout.count * layout.row.itemsize
+    if len(content) < expected or (layout.is_last and len(content) > expected):
         raise UserError(
             f"{path} has {len(content)} bytes where its header promises {expected}: it is cut short or damaged"
         )
-    return np.frombuffer(content, dtype=dtype, count=count, offset=start)
+    return np.frombuffer(content, dtype=layout.row, count=layout.count, offset=layout.start)
 
 
 def count_rows(path: Path) -> int:
@@ -69,32 +70,64 @@ def count_rows(path: Path) -> int:
             content = file.read(_LONGEST_HEADER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return _parse_header(content, path)[1]
+    return _parse_header(content, path).count
 
 
-def _parse_header(content: bytes, path: Path) -> tuple[np.dtype[Any], int, int]:
-    """(row type, number of rows, offset of the first row)."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where the vertices lie in a file."""
+
+    row: np.dtype[Any]
+    count: int
+    start: int  # offset of the first row
+    is_last: bool  # whether nothing follows the rows
+
+
+@dataclass
+class _Element:
+    """A table of the header."""
+
+    name: str
+    count: int
+    columns: list[tuple[str, str]] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)  # the lines of the properties whose length differs by row
+
+
+def _parse_header(content: bytes, path: Path) -> _Layout:
     end = content.find(b"end_header", 0, _LONGEST_HEADER)
     line_end = content.find(b"\n", end)
     if not content.startswith(b"ply") or end < 0 or line_end < 0:
         raise UserError(f"{path} is no PLY file: it has no header")
-    count, order, columns = -1, "", list[tuple[str, str]]()
+    order, elements = "", list[_Element]()
     for line in content[:end].decode("ascii", errors="replace").splitlines()[1:]:
         match line.split():
             case ["format", "binary_little_endian", _]:
                 order = "<"
             case ["format", "binary_big_endian", _]:
                 order = ">"
-            case ["element", "vertex", number] if number.isdecimal() and count < 0:
-                count = int(number)
-            case ["property", kind, name] if kind in _TYPE_OF_PROPERTY and count >= 0:
-                columns.append((name, order + _TYPE_OF_PROPERTY[kind]))
+            case ["element", name, number] if number.isdecimal():
+                elements.append(_Element(name, int(number)))
+            case ["property", kind, name] if kind in _TYPE_OF_PROPERTY and elements:
+                elements[-1].columns.append((name, order + _TYPE_OF_PROPERTY[kind]))
+            case ["property", "list", *_] if elements:
+                elements[-1].lists.append(line.strip())
             case [] | ["comment" | "obj_info", *_]:
                 pass
             case _:
                 raise UserError(f"{path} has a header line that is not understood: {line.strip()!r}")
-    if count < 0 or not order or not columns:
-        raise UserError(f"{path} names no format or no vertices: save it as a binary PLY file")
-    if len({name for name, _ in columns}) < len(columns):
-        raise UserError(f"{path} names a column twice")
-    return np.dtype(columns), count, line_end + 1
+    return _layout(path, elements, line_end + 1, has_format=bool(order))
+
+
+def _layout(path: Path, elements: list[_Element], start: int, *, has_format: bool) -> _Layout:
+    """Of the vertices among the elements, whose rows begin at `start`."""
+    for index, element in enumerate(elements):
+        if element.lists and "vertex" in (element.name, *(later.name for later in elements[index + 1 :])):
+            raise UserError(
+                f"{path} has {element.lists[0]!r} in or before its vertices, which is not read: save the points alone"
+            )
+        if len({name for name, _ in element.columns}) < len(element.columns):
+            raise UserError(f"{path} names a column twice")
+        if element.name == "vertex" and element.columns and has_format:
+            return _Layout(np.dtype(element.columns), element.count, start, index == len(elements) - 1)
+        start += element.count * np.dtype(element.columns).itemsize
+    raise UserError(f"{path} names no format or no vertices: save it as a binary PLY file")

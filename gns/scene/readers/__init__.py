@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from gns.errors import UserError
@@ -12,28 +14,27 @@ from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
 
-__all__ = ["SceneOptions", "read_scene"]
+__all__ = ["SceneOptions", "find_reader", "read_scene", "split_frames"]
 
-READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER]  # the first that matches reads
+# The first that matches reads.
+READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER, colmap.READER_ELSEWHERE]
 
+_FOLDERS_LOOKED_INTO = 1000  # for the scene that was meant
 HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it are held out
 
 
 def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None] = print) -> Scene:
-    """The scene in the folder `source`, whatever its format; `report` is told in a line what was read.
+    """The scene in the folder `source`, whatever its format; `report` is told in lines what was read and what is odd.
 
     Alpha channels are composed on the background and give no mask: what was transparent is learned as background.
     Raises UserError where the folder is not recognised, or anything in it is missing, damaged or unsupported.
     """
-    if not source.is_dir():
-        raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
-    reader = next((reader for reader in READERS if reader.matches(source)), None)
-    if reader is None:
-        wanted = "; ".join(reader.looks_for for reader in READERS)
-        raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
-
-    capture = reader.read(source, options)
-    train_frames, test_frames = _split(capture, options, source)
+    capture = find_reader(source).read(source, options)
+    train_frames, test_frames = split_frames(capture, options, source)
+    for note in capture.notes:
+        report(note)
+    for warning in capture.warnings:
+        report(f"warning: {warning}")
     views = load_views([*train_frames, *test_frames], options, report)
     train, test = views[: len(train_frames)], views[len(train_frames) :]
     points = capture.points
@@ -50,10 +51,44 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     )
 
 
-def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
-    """Training and test frames, each sorted by name."""
+def find_reader(source: Path) -> Reader:
+    """The first reader that recognises the folder. Raises UserError where there is no folder or no reader does."""
+    if source.is_file():
+        raise UserError(f"{source} is a file: give the folder that it is in with -s")
+    if not source.is_dir():
+        raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
+    reader = next((reader for reader in READERS if reader.matches(source)), None)
+    if reader is not None:
+        return reader
+    nearby = islice(_around(source), _FOLDERS_LOOKED_INTO)
+    if scene := next((folder for folder in nearby if any(reader.matches(folder) for reader in READERS)), None):
+        if colmap.is_model(scene):
+            raise UserError(f"{scene} holds a COLMAP model, but {source} is no scene: move it to {source / 'sparse/0'}")
+        raise UserError(f"{source} is no scene, but {scene} is one: give that with -s")
+    wanted = "; ".join(reader.looks_for for reader in READERS)
+    raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
+
+
+def _around(source: Path) -> Iterator[Path]:
+    """Folders up to three levels below, the upper ones first, then two above."""
+    level = [source]
+    for _ in range(3):
+        level = [folder / name for folder in level for name in sorted(_sub_folders(folder))]
+        yield from level
+    yield from source.absolute().parents[:2]
+
+
+def _sub_folders(folder: Path) -> list[str]:
+    """Names of the visible ones; none where the folder may not be read."""
+    return next(([name for name in names if name[0] != "."] for _, names, _ in os.walk(folder)), [])
+
+
+def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
+    """Training and test frames, each sorted by name; what there is to say of it joins the capture's notes."""
     train, test = _sorted(capture.train), _sorted(capture.test or [])
     if not options.eval:
+        if capture.test:
+            capture.notes.append(f"nothing is held out: the {len(test)} photos of the test set train too")
         return _sorted([*train, *test]), []
     if capture.test is None:
         train, test = [frame for i, frame in enumerate(train) if i % HOLD_EVERY], train[::HOLD_EVERY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
+from gns.utils.text import printable
 from gns.utils.undistortion import Lens
 
 
@@ -49,6 +50,8 @@ class Capture:
     train: list[Frame]
     test: list[Frame] | None = None  # None: the format has no split of its own
     points: PointCloud | None = None  # None: the format has no 3D points, or not one
+    notes: list[str] = field(default_factory=list)  # facts worth a line: what was chosen, found, and not used
+    warnings: list[str] = field(default_factory=list)  # what looks wrong, and what to do
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,7 @@ def check_points(points: PointCloud, source: Path) -> PointCloud | None:
     return points
 
 
-def find_mask(folder: Path, name: str) -> Path | None:
-    """The mask of the photo `name`, or None.
-
-    For `a/b.jpg`, in this order: `a/b.jpg.png` (as COLMAP has it), `a/b.png`, `a/b.jpg`.
-    """
-    candidates = (folder / f"{name}.png", (folder / name).with_suffix(".png"), folder / name)
-    return next((path for path in candidates if path.is_file()), None)
+def some_of(names: Sequence[str], count: int = 3) -> str:
+    """The first names, for a sentence."""
+    shown = ", ".join(printable(name) for name in names[:count])
+    return f"{shown}, …" if len(names) > count else shown

@@ -8,12 +8,14 @@ like bound a field of another kind and are not needed.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from gns.errors import UserError
-from gns.scene.points import PointCloud
-from gns.scene.readers.frames import Capture, Reader, SceneOptions, check_points
-from gns.scene.readers.ply_points import read_ply_points
-from gns.scene.readers.transforms import load_json, read_frames
+from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
+from gns.scene.readers.masks import with_masks
+from gns.scene.readers.photos import unused_photos
+from gns.scene.readers.splits import Split, check_apart, split_by_lists, split_by_names
+from gns.scene.readers.transforms import Json, load_json, photo_folder, read_frames, read_listed_points
 
 
 def matches(path: Path) -> bool:
@@ -22,24 +24,45 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, options: SceneOptions) -> Capture:
-    """Frames, and points where `ply_file_path` names some.
+    """Frames, with the split that the file or lists beside it give, and points where there are some.
 
     Raises UserError where a file is missing, damaged or not supported.
     """
+    notes, warnings = list[str](), list[str]()
     listing = path / "transforms.json"
-    return Capture(read_frames(listing, options), points=_read_points(listing))
+    content = load_json(listing)
+    train = read_frames(listing, content, options, notes)
+    test = read_frames(listing, content, options, notes, "test_frames") if content.get("test_frames") else []
+    check_apart(train, test, f"{listing} (frames)", "its test_frames")
+    frames = [*train, *test]
+    unused = unused_photos([frame.image_path for frame in frames], photo_folder(path, options), path, listing, notes)
+    frames = with_masks(frames, path, unused, notes, warnings)
+    split = _split(listing, content, frames, len(test), notes, warnings)
+    return Capture(*split, read_listed_points(listing, content, notes), notes, warnings)
 
 
-def _read_points(listing: Path) -> PointCloud | None:
-    relative = load_json(listing).get("ply_file_path")
-    if relative is None:
-        return None
-    if not isinstance(relative, str) or not (listing.parent / relative).is_file():
-        raise UserError(
-            f"the points {relative}, listed in {listing}, do not exist: restore them or remove ply_file_path"
-        )
-    path = listing.parent / relative
-    return check_points(read_ply_points(path), path)
+def _split(
+    listing: Path, content: Json, frames: list[Frame], test_count: int, notes: list[str], warnings: list[str]
+) -> Split:
+    """By `test_frames` (ScanNet++), `train_filenames` and so on (Nerfstudio), or lists of names beside the file.
+
+    The last `test_count` frames are of `test_frames`.
+    """
+    if test_count:
+        notes.append(f"split of test_frames: {len(frames) - test_count} photos to train on, {test_count} held out")
+        return frames[:-test_count], frames[-test_count:]
+    train, validation, test = (_names(listing, content, f"{part}_filenames") for part in ("train", "val", "test"))
+    if not (train or validation or test):
+        return split_by_lists(frames, [listing.parent], notes, warnings)
+    held_out, source = (test, "test_filenames") if test else (validation, "val_filenames")
+    return split_by_names(frames, train, held_out, [f"{listing.name} (train_filenames)", source], notes, warnings)
+
+
+def _names(listing: Path, content: Json, key: str) -> list[str]:
+    names: Any = content.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{listing} has {key} that are no list of names: correct or remove them")
+    return names
 
 
 READER = Reader("transforms.json (Nerfstudio, instant-ngp)", matches, read)

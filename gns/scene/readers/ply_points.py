@@ -10,8 +10,10 @@ import numpy.typing as npt
 from gns.errors import UserError
 from gns.scene.points import PointCloud
 from gns.utils.ply_file import read_table
+from gns.utils.text import read_text, refuse_git_lfs_pointer
 
 _MID_GREY = 128
+_LONGEST_HEADER = 1000  # lines
 
 
 def read_ply_points(path: Path) -> PointCloud:
@@ -19,6 +21,7 @@ def read_ply_points(path: Path) -> PointCloud:
 
     Raises UserError where the file is damaged or lacks a position.
     """
+    refuse_git_lfs_pointer(path)
     columns = _ascii_columns(path) if _is_ascii(path) else _binary_columns(path)
     if not {"x", "y", "z"} <= columns.keys():
         raise UserError(f"{path} has no columns x, y and z: it holds no points")
@@ -42,23 +45,27 @@ def _binary_columns(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 def _ascii_columns(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        end = lines.index("end_header")
-        names, count = _ascii_header(lines[:end])
-        values = np.asarray([line.split()[: len(names)] for line in lines[end + 1 : end + 1 + count]], np.float64)
+        lines = read_text(path).splitlines()
+        end = [line.strip() for line in lines[:_LONGEST_HEADER]].index("end_header")
+        names, count, skipped = _ascii_header(lines[:end])
+        rows = lines[end + 1 + skipped : end + 1 + skipped + count]
+        values = np.asarray([line.split()[: len(names)] for line in rows], np.float64)
         return dict(zip(names, values.reshape(count, len(names)).T, strict=True))
     except ValueError as error:
         raise UserError(f"{path} is cut short or no PLY file: write it again ({error})") from error
 
 
-def _ascii_header(lines: list[str]) -> tuple[list[str], int]:
-    """Names of the vertices' properties, and how many vertices there are. They are taken to be the first element."""
-    names, count, element = [], 0, ""
+def _ascii_header(lines: list[str]) -> tuple[list[str], int, int]:
+    """Names of the vertices' properties, how many vertices there are, and how many rows come before them."""
+    names, counts, element = list[str](), dict[str, int](), ""
     for line in lines:
         match line.split():
-            case ["element", name, number]:
-                element = name
-                count = int(number) if name == "vertex" else count
+            case ["element", element, number]:
+                counts[element] = int(number)
+            case ["property", "list", *_] if element == "vertex":
+                raise ValueError("its vertices hold a list")
             case ["property", _, name] if element == "vertex":
                 names.append(name)
-    return names, count
+    elements = list(counts)
+    before = elements[: elements.index("vertex")] if "vertex" in counts else elements
+    return names, counts.get("vertex", 0), sum(counts[element] for element in before)

@@ -12,13 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gns.errors import UserError
-from gns.scene.readers.frames import Frame, SceneOptions, check_frames, find_mask
+from gns.scene.points import PointCloud
+from gns.scene.readers.frames import Frame, SceneOptions, check_frames, check_points
+from gns.scene.readers.photos import Photo, PhotoFolder, Wanted, find_photos, parts_inside, tails
+from gns.scene.readers.ply_points import read_ply_points
 from gns.utils.images import image_size
+from gns.utils.text import folded, read_text
 from gns.utils.undistortion import Lens
 
 # Their camera looks along −z with y up; COLMAP's along +z with y down.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
-_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")
+_USUAL_POINTS = ("points3d.ply", "sparse_pc.ply")  # as 3DGS and Nerfstudio call them, in lower case
 # Every perspective name means the same equation, with the coefficients that are given; all others stand for none.
 _PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FULL_OPENCV")
 _FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "FISHEYE")
@@ -51,7 +55,7 @@ class _Entry:
 def load_json(path: Path) -> Json:
     """The object in the file. Raises UserError where it is missing, cut short or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -61,51 +65,83 @@ def load_json(path: Path) -> Json:
     return content
 
 
-def read_frames(path: Path, options: SceneOptions) -> list[Frame]:
-    """The frames that the JSON file lists.
+def read_frames(path: Path, content: Json, options: SceneOptions, notes: list[str], key: str = "frames") -> list[Frame]:
+    """The frames that the JSON file lists under `key`; `content` is what is in the file.
 
-    `images/…` in its file names becomes the folder of `--images`. A photo's mask is its `mask_path`, else looked for in
-    `masks/` beside the file. Raises UserError where the file is damaged or a value makes no sense.
+    `images/…` in its file names becomes the folder of `--images`. A photo has a mask here if its `mask_path` names one.
+    Raises UserError where the file is damaged or a value makes no sense.
     """
-    content = load_json(path)
-    frames = [_frame(path, frame, content, options) for frame in content["frames"]]
+    entries = content[key]
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str) or not _name_in(entry):
+            raise UserError(f"{path} has a frame without a file_path: it is no transforms file")
+    photos = find_photos([_wanted(path, entry["file_path"], options) for entry in entries], path, path.parent, notes)
+    frames = [
+        _frame(_Entry(path, photo.name, entry, content), photo) for entry, photo in zip(entries, photos, strict=True)
+    ]
     check_frames(frames, path)
     return frames
 
 
-def _frame(path: Path, frame: Any, common: Json, options: SceneOptions) -> Frame:
-    if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str) or not Path(frame["file_path"]).name:
-        raise UserError(f"{path} has a frame without a file_path: it is no transforms file")
-    name = _locate(path, frame["file_path"], options)
-    image_path = path.parent / name
-    entry = _Entry(path, name, frame, common)
-    return Frame(name, image_path, _mask(entry), _lens(entry, image_path), _world_to_camera(entry))
+def photo_folder(path: Path, options: SceneOptions) -> PhotoFolder:
+    """The folder of `--images`; names of its photos begin with it, if it is inside the scene's, `path`."""
+    inside, outside = parts_inside(options.images)
+    return PhotoFolder(path / options.images, "" if outside or not inside else "/".join(inside) + "/")
 
 
-def _locate(path: Path, file_path: str, options: SceneOptions) -> str:
-    """The photo's path relative to the JSON file's folder, where `file_path` may lack its suffix."""
-    relative = Path(file_path)
-    if options.images != "images" and relative.parts[:1] == ("images",):
-        relative = Path(options.images, *relative.parts[1:])
-    for suffix in _SUFFIXES:
-        candidate = relative.with_name(relative.name + suffix)
-        if (path.parent / candidate).is_file():
-            return candidate.as_posix()
-    raise UserError(
-        f"the photo {path.parent / relative}, listed in {path}, does not exist: restore it or remove its entry"
-    )
+def read_listed_points(path: Path, content: Json, notes: list[str]) -> PointCloud | None:
+    """The points of `ply_file_path` in the JSON file, else of a PLY file beside it that has one of the usual names.
+
+    Raises UserError where they do not exist or are damaged.
+    """
+    listed = content.get("ply_file_path")
+    if listed is None:
+        usual = [file for file in sorted(path.parent.iterdir()) if folded(file.name) in _USUAL_POINTS]
+        if not usual:
+            return None
+        notes.append(f"points of {usual[0].name}, which {path.name} does not name")
+        return check_points(read_ply_points(usual[0]), usual[0])
+    found = find_inside(path.parent, listed)
+    if found is None:
+        raise UserError(f"the points {listed}, listed in {path}, do not exist: restore them or remove ply_file_path")
+    return check_points(read_ply_points(found), found)
 
 
-def _mask(entry: _Entry) -> Path | None:
-    folder = entry.path.parent
+def find_inside(folder: Path, listed: Any) -> Path | None:
+    """The file in `folder` that a file of another system or machine calls `listed`: with folders in front, or fewer."""
+    if not isinstance(listed, str):
+        return None
+    return next((folder / tail for tail in tails(parts_inside(listed)[0]) if (folder / tail).is_file()), None)
+
+
+def _name_in(entry: Json) -> bool:
+    return bool(parts_inside(entry["file_path"])[0])
+
+
+def _wanted(path: Path, listed: str, options: SceneOptions) -> Wanted:
+    """Where to look for a photo: as it is called, and in the photo folder."""
+    folder = photo_folder(path.parent, options)
+    parts, outside = parts_inside(listed)
+    if options.images != SceneOptions.images and (outside or parts[0] == "images"):
+        return Wanted("/".join(parts[1:]) if parts[0] == "images" and len(parts) > 1 else listed, [folder])
+    return Wanted(listed, [PhotoFolder(path.parent), folder])
+
+
+def _frame(entry: _Entry, photo: Photo) -> Frame:
+    return Frame(photo.name, photo.path, _mask(entry, photo), _lens(entry, photo.path), _world_to_camera(entry))
+
+
+def _mask(entry: _Entry, photo: Photo) -> Path | None:
+    """The mask that the frame names."""
     given = entry.get("mask_path")
     if given is None:
-        photo = Path(entry.name)
-        inside = Path(*photo.parts[1:]) if photo.parts[0].startswith("images") and len(photo.parts) > 1 else photo
-        return find_mask(folder / "masks", inside.as_posix())
-    if not isinstance(given, str) or not (folder / given).is_file():
+        return None
+    found = find_inside(entry.path.parent, given)
+    if found is None:
         raise UserError(f"the mask {given} of the photo {entry.name}, listed in {entry.path}, does not exist")
-    return folder / given
+    if found.resolve() == photo.path.resolve():
+        raise UserError(f"{entry.path} gives the photo {entry.name} itself as its mask: remove that mask_path")
+    return found
 
 
 def _lens(entry: _Entry, image_path: Path) -> Lens:
@@ -130,7 +166,7 @@ def _focal(side: float, angle: float) -> float:
 
 def _distortion(entry: _Entry) -> tuple[str, tuple[float, ...]]:
     """The lens model's name and its coefficients in order."""
-    model = entry.get("camera_model") or ("OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
+    model = str(entry.get("camera_model") or ("OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")).upper()
     k1, k2, k3, k4, p1, p2 = (entry.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
     if model in _FISHEYE:
         return "OPENCV_FISHEYE", (k1, k2, k3, k4)

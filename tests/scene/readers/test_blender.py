@@ -13,7 +13,7 @@ from PIL import Image
 from gns.errors import UserError
 from gns.scene import Scene
 from gns.scene.readers import SceneOptions, read_scene
-from gns.testing.scene_files import SmallScene, small_scene, write_blender
+from gns.testing.scene_files import SmallScene, small_scene, write_blender, write_ply_points
 
 
 def read(folder: Path, options: SceneOptions | None = None) -> Scene:
@@ -84,9 +84,27 @@ def test_random_points_depend_on_the_seed_only(tmp_path: Path) -> None:
 
 def test_one_name_in_both_files_is_refused(tmp_path: Path) -> None:
     folder = write_blender(tmp_path, small_scene())
-    (folder / "transforms_test.json").write_text((folder / "transforms_train.json").read_text())
-    with pytest.raises(UserError, match=r"lists the photo train/00\.png 2 times"):
+    content = json.loads((folder / "transforms_test.json").read_text())
+    content["frames"] += json.loads((folder / "transforms_train.json").read_text())["frames"][:2]
+    (folder / "transforms_test.json").write_text(json.dumps(content))
+    sentence = (
+        r"2 of the photos \(train/00\.png, train/01\.png\) are listed both in transforms_train\.json and in transf"
+    )
+    with pytest.raises(UserError, match=sentence):
         read(folder)
+
+
+@pytest.mark.parametrize("name", ["points3d.ply", "points3D.ply", "listed.ply"])
+def test_points_beside(tmp_path: Path, name: str) -> None:
+    small = small_scene()
+    folder = write_blender(tmp_path, small)
+    write_ply_points(folder / name, small.points, ascii_format=False)
+    if name == "listed.ply":
+        listing = folder / "transforms_train.json"
+        listing.write_text(json.dumps({**json.loads(listing.read_text()), "ply_file_path": "./listed.ply"}))
+    points = read(folder).points
+    np.testing.assert_allclose(points.positions, small.points.positions, atol=1e-6)
+    np.testing.assert_array_equal(points.colors, small.points.colors)
 
 
 def test_missing_photo_is_refused(tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "garbage count of points": (patched(POINTS, 0, b"\xff" * 8), r"points3D\.bin is cut short .*entries do not fit"),
     "garbage track length": (patched(POINTS, 8 + 43, b"\xff" * 8), r"points3D\.bin is cut short"),
     "garbage number of observations": (patched(IMAGES, 8 + 64 + 7, b"\xff" * 8), r"images\.bin is cut short"),
-    "name that is no text": (patched(IMAGES, 8 + 64, b"\xff"), r"images\.bin is cut short"),
+    "name of another photo": (
+        patched(IMAGES, 8 + 64, b"\xff"),
+        r"images/ÿ0\.png, listed in .*images\.bin, does not exist",
+    ),
     "unknown model": (patched(CAMERAS, 12, b"\x63"), r"cameras\.bin: camera 1 has the model number 99"),
     "equirectangular": (patched(CAMERAS, 12, b"\x11"), r"cameras\.bin: camera 1 has the model EQUIRECTANGULAR"),
     "size beyond reason": (patched(CAMERAS, 16, b"\xff" * 8), r"cameras\.bin is cut short or no COLMAP file"),
@@ -200,7 +203,7 @@ def test_every_truncation_is_refused(tmp_path: Path, name: str) -> None:
 
 
 TEXTS = {
-    "cameras.txt": ["1 PINHOLE 40 30 48 48 20", "1 PINHOLE forty 30 48 48 20 15", "1", "1 PINHOLE 40 30 48 48 20 15 0"],
+    "cameras.txt": ["1 PINHOLE forty 30 48 48 20 15", "1"],
     "images.txt": ["1 1 0 0 0 0 0 0", "1 a 0 0 0 0 0 0 1 00.png"],
     "points3D.txt": ["1 0 0", "1 0 0 0 300 0 0 0.5", "1 0 0 zero 1 2 3 0.5", "1 1 1\n2 2 2"],
 }
@@ -244,7 +247,7 @@ def test_hopeless_distortion_names_the_photo(tmp_path: Path) -> None:
 
 def test_photo_folder_that_is_not_there(tmp_path: Path) -> None:
     folder = write_colmap(tmp_path, small_scene())
-    with pytest.raises(UserError, match="images_2 does not exist: name the right one with --images"):
+    with pytest.raises(UserError, match="images_2 does not exist: the photos are in images: name the right"):
         read(folder, SceneOptions(images="images_2"))
 
 

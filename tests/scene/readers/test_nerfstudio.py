@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def test_round_trip(tmp_path: Path, points: str) -> None:
 DISTORTIONS: list[tuple[dict[str, Any], str, tuple[float, ...]]] = [
     ({"camera_model": "OPENCV", "k1": -0.2, "p1": 0.01}, "FULL_OPENCV", (-0.2, 0, 0.01, 0, 0, 0, 0, 0)),
     ({"camera_model": None, "k1": -0.2, "k2": 0.1}, "FULL_OPENCV", (-0.2, 0.1, 0, 0, 0, 0, 0, 0)),
+    ({"camera_model": "opencv_fisheye", "k1": 0.1}, "OPENCV_FISHEYE", (0.1, 0, 0, 0)),
     ({"camera_model": "PINHOLE", "k3": -5.0}, "FULL_OPENCV", (0, 0, 0, 0, -5.0, 0, 0, 0)),
     ({"camera_model": "OPENCV_FISHEYE", "k1": 0.1, "k4": 0.02}, "OPENCV_FISHEYE", (0.1, 0, 0, 0.02)),
     ({"camera_model": None, "is_fisheye": True, "k2": 0.1}, "OPENCV_FISHEYE", (0, 0.1, 0, 0)),
@@ -89,6 +91,44 @@ def test_intrinsics_from_angles_and_the_photo(tmp_path: Path) -> None:
     camera = read(edit(write_nerfstudio(tmp_path, small_scene()), angles, bare)).train[0].camera
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == pytest.approx((20, 30, 20, 15))
     assert camera.name == "images/01.png"
+
+
+@pytest.mark.parametrize("model", ["pinhole", "Pinhole", "simple_pinhole", "OpenCV", "PINHOLE"])
+def test_camera_models_in_any_case(tmp_path: Path, model: str) -> None:
+    small = small_scene()
+    view = read(edit(write_nerfstudio(tmp_path, small), {"camera_model": model})).train[0]
+    assert (view.image.numpy() == small.images[1]).all() and view.camera.fx == small.cameras[1].fx
+
+
+@pytest.mark.parametrize("path", ["cloud/p.ply", ".\\cloud\\p.ply", "/home/me/scene/cloud/p.ply", "../../cloud/p.ply"])
+def test_points_are_sought_inside_the_scene(tmp_path: Path, path: str) -> None:
+    small = small_scene()
+    folder = edit(write_nerfstudio(tmp_path / "a/scene", small), {"ply_file_path": path})
+    for place in (tmp_path, folder):
+        with pytest.raises(UserError, match="do not exist: restore them or remove ply_file_path"):
+            read(folder)
+        (place / "cloud").mkdir()
+        write_ply_points(place / "cloud/p.ply", small.points, ascii_format=False)
+    np.testing.assert_array_equal(read(folder).points.colors, small.points.colors)
+
+
+@pytest.mark.parametrize("name", ["sparse_pc.ply", "points3D.ply", "points3d.ply"])
+def test_points_of_usual_names_need_not_be_listed(tmp_path: Path, name: str) -> None:
+    small = small_scene()
+    folder = write_nerfstudio(tmp_path, small, points=None)
+    write_ply_points(folder / name, small.points, ascii_format=True)
+    lines: list[str] = []
+    scene = read_scene(folder, SceneOptions(), report=lines.append)
+    np.testing.assert_array_equal(scene.points.colors, small.points.colors)
+    assert lines[0] == f"points of {name}, which transforms.json does not name"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    folder = write_nerfstudio(tmp_path, small_scene())
+    path = folder / "transforms.json"
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    assert len(read(folder).train) == 7
 
 
 def test_fl_y_defaults_to_fl_x(tmp_path: Path) -> None:
@@ -206,6 +246,47 @@ def test_damaged_points_are_refused(tmp_path: Path, points: str) -> None:
         read(folder)
     (folder / "points.ply").unlink()
     with pytest.raises(UserError, match=r"points points\.ply, listed in .* do not exist"):
+        read(folder)
+
+
+FACES = "element face 2\nproperty list uchar int vertex_indices\n"
+CAMERAS = "element camera 2\nproperty double focal\nproperty int id\n"
+XYZ = "property float x\nproperty float y\nproperty float z\n"
+
+
+@pytest.mark.parametrize("order", ["little", "big", "ascii"])
+@pytest.mark.parametrize("before", ["", CAMERAS])
+@pytest.mark.parametrize("after", ["", CAMERAS.replace("camera", "view"), FACES])
+def test_ply_files_with_other_elements(tmp_path: Path, order: str, before: str, after: str) -> None:
+    folder = write_nerfstudio(tmp_path, small_scene())
+    kind = order if order == "ascii" else f"binary_{order}_endian"
+    header = f"ply\nformat {kind} 1.0\ncomment Z\u00fcrich\n{before}element vertex 2\n{XYZ}{after}end_header\n"
+    if order == "ascii":
+        cameras, faces = "0.5 1\n0.6 2\n", "3 0 1 1\n0\n"
+        body = (
+            cameras * bool(before) + "1 2 3\n4 5 6\n" + (faces if after == FACES else cameras * bool(after))
+        ).encode()
+    else:
+        sign = "<" if order == "little" else ">"
+        cameras_ = struct.pack(sign + "didi", 0.5, 1, 0.6, 2)
+        faces_ = struct.pack(sign + "BiiiB", 3, 0, 1, 1, 0)
+        body = cameras_ * bool(before) + struct.pack(sign + "6f", 1, 2, 3, 4, 5, 6)
+        body += faces_ if after == FACES else cameras_ * bool(after)
+    (folder / "points.ply").write_bytes(header.encode("latin-1") + body)
+    assert read(folder).points.positions.tolist() == [[1, 2, 3], [4, 5, 6]]
+    if not after:
+        (folder / "points.ply").write_bytes(header.encode("latin-1") + body[:-3])
+        with pytest.raises(UserError, match=r"points\.ply"):
+            read(folder)
+
+
+@pytest.mark.parametrize("kind", ["ascii", "binary_little_endian"])
+def test_a_list_among_the_columns_of_points_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = write_nerfstudio(tmp_path, small_scene())
+    listed = FACES.splitlines()[1] + "\n"
+    header = f"ply\nformat {kind} 1.0\nelement vertex 1\n{listed}{XYZ}end_header\n"
+    (folder / "points.ply").write_text(header + "1 2 3 4 5\n")
+    with pytest.raises(UserError, match=r"points\.ply .*list"):
         read(folder)
 
 

@@ -108,7 +108,10 @@ def test_masks(tmp_path: Path, name: str) -> None:
     first, second = read_scene(folder, SceneOptions(), report=lines.append).train[:2]
     assert first.mask is not None and (first.mask.numpy() == (mask == 128)).all()
     assert second.mask is None
-    assert lines == ["9 images, 1 MB; 1 with a mask"]
+    assert lines == [
+        "8 of 9 photos have no mask (00.png, 02.png, 03.png, …): all their pixels count",
+        "9 images, 1 MB; 1 with a mask",
+    ]
 
 
 def test_a_mask_follows_its_photo(tmp_path: Path) -> None:
