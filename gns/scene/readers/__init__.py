@@ -12,7 +12,7 @@ from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
 
-__all__ = ["SceneOptions", "read_scene"]
+__all__ = ["SceneOptions", "find_reader", "read_scene", "split_frames"]
 
 READERS: list[Reader] = [colmap.READER, blender.READER, nerfstudio.READER]  # the first that matches reads
 
@@ -20,20 +20,17 @@ HOLD_EVERY = 8  # of the photos sorted by name, the first and every 8th after it
 
 
 def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None] = print) -> Scene:
-    """The scene in the folder `source`, whatever its format; `report` is told in a line what was read.
+    """The scene in the folder `source`, whatever its format; `report` is told in lines what was read and what is odd.
 
     Alpha channels are composed on the background and give no mask: what was transparent is learned as background.
     Raises UserError where the folder is not recognised, or anything in it is missing, damaged or unsupported.
     """
-    if not source.is_dir():
-        raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
-    reader = next((reader for reader in READERS if reader.matches(source)), None)
-    if reader is None:
-        wanted = "; ".join(reader.looks_for for reader in READERS)
-        raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
-
-    capture = reader.read(source, options)
-    train_frames, test_frames = _split(capture, options, source)
+    capture = find_reader(source).read(source, options)
+    train_frames, test_frames = split_frames(capture, options, source)
+    for note in capture.notes:
+        report(note)
+    for warning in capture.warnings:
+        report(f"warning: {warning}")
     views = load_views([*train_frames, *test_frames], options, report)
     train, test = views[: len(train_frames)], views[len(train_frames) :]
     points = capture.points
@@ -50,8 +47,19 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     )
 
 
-def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
-    """Training and test frames, each sorted by name."""
+def find_reader(source: Path) -> Reader:
+    """The first reader that recognises the folder. Raises UserError where there is no folder or no reader does."""
+    if not source.is_dir():
+        raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
+    reader = next((reader for reader in READERS if reader.matches(source)), None)
+    if reader is None:
+        wanted = "; ".join(reader.looks_for for reader in READERS)
+        raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
+    return reader
+
+
+def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
+    """Training and test frames, each sorted by name; what there is to say of it joins the capture's notes."""
     train, test = _sorted(capture.train), _sorted(capture.test or [])
     if not options.eval:
         return _sorted([*train, *test]), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,8 @@ class Capture:
     train: list[Frame]
     test: list[Frame] | None = None  # None: the format has no split of its own
     points: PointCloud | None = None  # None: the format has no 3D points, or not one
+    notes: list[str] = field(default_factory=list)  # facts worth a line: what was chosen, found, and not used
+    warnings: list[str] = field(default_factory=list)  # what looks wrong, and what to do
 
 
 @dataclass(frozen=True)
