@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gns.errors import UserError
 from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions, check_frames, check_points, find_mask
+from gns.scene.readers.matrices import refuse_panorama
 from gns.utils.undistortion import MODELS, Lens
 
 _MODEL_OF_NUMBER = {model.number: model.name for model in MODELS.values()} | {17: "EQUIRECTANGULAR"}
@@ -121,6 +122,7 @@ def _world_to_camera(quaternion: tuple[float, ...], translation: tuple[float, ..
 
 
 def _lens(camera: int, model: str | None, width: int, height: int, parameters: tuple[float, ...]) -> Lens:
+    refuse_panorama(model, f"camera {camera} has the model")
     if model not in MODELS:
         raise UserError(
             f"camera {camera} has the model {model}, which no pinhole can stand for: undistort the photos first"

@@ -9,13 +9,15 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
+from gns.scene.readers.ply_colors import colors_of
 from gns.utils.ply_file import read_table
 
-_MID_GREY = 128
+_FLOATS = ("float", "float32", "double", "float64")
+_BYTES = ("uchar", "uint8", "char", "int8")
 
 
 def read_ply_points(path: Path) -> PointCloud:
-    """Positions x y z and colours red green blue (0..255; mid-grey where absent). Other columns are ignored.
+    """Positions x y z, and colours of any name and type (`colors_of`). Other columns are ignored.
 
     Raises UserError where the file is damaged or lacks a position.
     """
@@ -23,11 +25,7 @@ def read_ply_points(path: Path) -> PointCloud:
     if not {"x", "y", "z"} <= columns.keys():
         raise UserError(f"{path} has no columns x, y and z: it holds no points")
     positions = np.stack([columns[name].astype(np.float64) for name in ("x", "y", "z")], axis=1)
-    colors = np.full(positions.shape, _MID_GREY, np.uint8)
-    if {"red", "green", "blue"} <= columns.keys():
-        values = np.stack([columns[name] for name in ("red", "green", "blue")], axis=1)
-        colors = np.clip(values, 0, 255).astype(np.uint8)
-    return PointCloud(positions, colors)
+    return PointCloud(positions, colors_of(columns, len(positions)))
 
 
 def _is_ascii(path: Path) -> bool:
@@ -44,21 +42,27 @@ def _ascii_columns(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         end = lines.index("end_header")
-        names, count = _ascii_header(lines[:end])
-        values = np.asarray([line.split()[: len(names)] for line in lines[end + 1 : end + 1 + count]], np.float64)
-        return dict(zip(names, values.reshape(count, len(names)).T, strict=True))
+        types, count = _ascii_header(lines[:end])
+        values = np.asarray([line.split()[: len(types)] for line in lines[end + 1 : end + 1 + count]], np.float64)
+        columns = values.reshape(count, len(types)).T
+        return {name: column.astype(types[name]) for name, column in zip(types, columns, strict=True)}
     except ValueError as error:
         raise UserError(f"{path} is cut short or no PLY file: write it again ({error})") from error
 
 
-def _ascii_header(lines: list[str]) -> tuple[list[str], int]:
-    """Names of the vertices' properties, and how many vertices there are. They are taken to be the first element."""
-    names, count, element = [], 0, ""
+def _ascii_header(lines: list[str]) -> tuple[dict[str, type], int]:
+    """Types of the vertices' properties by name, and how many vertices there are. They are taken to come first.
+
+    Of the types only what colours depend on is kept: digits are worth more than a float holds.
+    """
+    types, count, element = dict[str, type](), 0, ""
     for line in lines:
         match line.split():
             case ["element", name, number]:
                 element = name
                 count = int(number) if name == "vertex" else count
-            case ["property", _, name] if element == "vertex":
-                names.append(name)
-    return names, count
+            case ["property", _, name] if element == "vertex" and name in types:
+                raise ValueError(f"it names the column {name} twice")
+            case ["property", kind, name] if element == "vertex":
+                types[name] = np.float64 if kind in _FLOATS else np.uint8 if kind in _BYTES else np.int64
+    return types, count

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.readers.frames import Frame, SceneOptions, check_frames, find_mask
+from gns.scene.readers.matrices import refuse_panorama, refuse_transposed
 from gns.utils.images import image_size
 from gns.utils.undistortion import Lens
 
@@ -132,6 +133,7 @@ def _distortion(entry: _Entry) -> tuple[str, tuple[float, ...]]:
     """The lens model's name and its coefficients in order."""
     model = entry.get("camera_model") or ("OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")
     k1, k2, k3, k4, p1, p2 = (entry.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    refuse_panorama(model, f"{entry.path} gives the photo {entry.name} the camera_model")
     if model in _FISHEYE:
         return "OPENCV_FISHEYE", (k1, k2, k3, k4)
     if model not in _PERSPECTIVE:
@@ -152,10 +154,11 @@ def _world_to_camera(entry: _Entry) -> npt.NDArray[np.float64]:
     """
     try:
         matrix = np.asarray(entry.get("transform_matrix"), np.float64)
-        if matrix.shape not in ((3, 4), (4, 4)):
+        if matrix.shape not in ((3, 4), (4, 4), (4, 3)):
             raise ValueError
     except (TypeError, ValueError) as error:
         raise UserError(f"{entry.path} gives the photo {entry.name} no 4 × 4 transform_matrix") from error
+    refuse_transposed(matrix, f"{entry.path} gives the photo {entry.name}")
     pose = np.eye(4)
     pose[:3] = matrix[:3]
     if not np.isfinite(pose).all():
