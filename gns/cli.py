@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from gns import __version__
 from gns.errors import UserError
+from gns.utils.streams import escape_what_cannot_be_written
 
 Command = Callable[[Sequence[str]], int]
 
@@ -65,8 +66,10 @@ COMMANDS: dict[str, Command] = {"train": train, "render": render, "metrics": met
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Run a command on `argv` (by default the program's own arguments) and return its exit status.
 
-    A UserError becomes one sentence on stderr and status 2; Ctrl-C becomes status 130, without a traceback.
+    A UserError becomes one sentence on stderr and status 2; Ctrl-C becomes status 130, without a traceback. A name that
+    the terminal's encoding lacks is written with escapes.
     """
+    escape_what_cannot_be_written()
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:

@@ -1,4 +1,8 @@
-"""PSNR, SSIM and LPIPS of two images, as the published tables of 3DGS have them."""
+"""PSNR, SSIM and LPIPS of two images, as the published tables of 3DGS have them.
+
+Where a photo has a mask, only pixels that count are scored: PSNR and SSIM are means over them. What was not learned
+from says nothing about a model, and a mean over the rest as well would be ruled by it: a statue before a masked sky.
+"""
 
 from __future__ import annotations
 
@@ -17,33 +21,49 @@ _SSIM_C2 = 0.03**2
 _SMALLEST_ERROR = 1e-10  # identical images then score 100 dB: a mean over images stays finite
 
 
-def psnr(image: Tensor, truth: Tensor) -> float:
+def psnr(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     """Peak signal-to-noise ratio in dB of two images [3, H, W] with values in [0, 1].
 
-    The squared error is averaged over all pixels and channels of the image. Identical images score 100 dB.
+    The squared error is averaged over all pixels and channels of the image, with a `mask` (bool [H, W], True somewhere)
+    over those where it is True. Identical images score 100 dB.
     """
-    return float(decibels(image, truth))
+    return float(decibels(image, truth, mask))
 
 
-def decibels(image: Tensor, truth: Tensor) -> Tensor:
+def decibels(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """The same as `psnr`, a scalar on the images' device, for which the host does not have to wait yet."""
-    error = (image.double() - truth.double()).square().mean().clamp(min=_SMALLEST_ERROR)
+    error = _mean((image.double() - truth.double()).square(), mask).clamp(min=_SMALLEST_ERROR)
     return -10 * torch.log10(error)
 
 
-def ssim(image: Tensor, truth: Tensor) -> float:
+def ssim(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     """Structural similarity of two images [3, H, W] with values in [0, 1] (Wang et al. 2004, data range 1).
 
     Gaussian window 11 × 11 with σ = 1.5, images continued by zeros, mean over all pixels and channels: what 3DGS
     reports. Other libraries leave out a border of 5 pixels, and score a little differently.
+
+    With a `mask` (bool [H, W], True somewhere) both images are black where it is False, as in the training loss, and
+    the mean is over the pixels where it is True: the loss's mean over all pixels would give full marks for every hidden
+    one. So the border of a mask is treated as the border of an image is, and a photo of which a rectangle counts scores
+    what that rectangle cut out would.
     """
-    x, y = image.double(), truth.double()
+    x, y = blacked_out(image, mask).double(), blacked_out(truth, mask).double()
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     variance_x, variance_y = mean_xx - mean_x.square(), mean_yy - mean_y.square()
     covariance = mean_xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + _SSIM_C1) / (mean_x.square() + mean_y.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variance_x + variance_y + _SSIM_C2)
-    return float((luminance * structure).mean())
+    return float(_mean(luminance * structure, mask))
+
+
+def blacked_out(image: Tensor, mask: Tensor | None) -> Tensor:
+    """`image` [3, H, W], black where `mask` [H, W] is False."""
+    return image if mask is None else image * mask
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of [3, H, W] over all channels, and over the pixels that count."""
+    return values.mean() if mask is None else (values * mask).sum() / (len(values) * mask.sum())
 
 
 def _blur(planes: Tensor) -> Tensor:
@@ -62,7 +82,10 @@ def _blur(planes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lpips:
-    """The perceptual metric, or the reason why it cannot be had. `distance` takes images [3, H, W] in [0, 1]."""
+    """The perceptual metric, or the reason why it cannot be had. `distance` takes images [3, H, W] in [0, 1].
+
+    It is a mean over the features of whole images: where a mask hides pixels, give it both `blacked_out`.
+    """
 
     distance: Callable[[Tensor, Tensor], float] | None
     absent_because: str = ""
@@ -78,7 +101,7 @@ def load_lpips(device: str) -> Lpips:
     try:
         import lpips
     except ImportError:
-        return Lpips(None, "the package lpips is not installed: pip install 'gns[lpips]'")
+        return Lpips(None, 'the package lpips is not installed: pip install ".[lpips]" in the folder of gns')
     try:
         network = lpips.LPIPS(net="vgg", eval_mode=True, verbose=False).to(device)
     except Exception as error:  # whatever a failed download raises, in whichever library

@@ -6,6 +6,7 @@
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
+    {train,test}/ours_N/masks/*.png            white where pixels count, for photos that have a mask
     results.json, per_view.json                scores
 
 Every file is replaced as a whole (`gns.utils.atomic_files`), so that a stop at any moment leaves the old one or the new
@@ -201,6 +202,10 @@ class RunFolder:
     def truth_path(self, split: str, iteration: int) -> Path:
         """Folder of the photos, under the same names as their renders."""
         return self.path / split / f"ours_{iteration}" / "gt"
+
+    def masks_path(self, split: str, iteration: int) -> Path:
+        """Folder of the masks, under the same names; photos of which every pixel counts have none."""
+        return self.path / split / f"ours_{iteration}" / "masks"
 
     @property
     def results_path(self) -> Path:

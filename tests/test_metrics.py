@@ -116,7 +116,7 @@ def test_absent_lpips_is_null_with_its_reason(run: RunFolder, capsys: pytest.Cap
     assert evaluate_models(MetricsConfig(model_paths=(run.path,))) == 0
     scores = json.loads(run.results_path.read_text(encoding="utf-8"))["ours_30"]
     assert scores["LPIPS"] is None
-    assert scores["LPIPS_absent"] == "the package lpips is not installed: pip install 'gns[lpips]'"
+    assert scores["LPIPS_absent"] == 'the package lpips is not installed: pip install ".[lpips]" in the folder of gns'
     assert "LPIPS absent: the package lpips is not installed" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from gns.arguments import MetricsConfig
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
-from gns.metrics import Lpips, load_lpips, psnr, ssim
+from gns.metrics import Lpips, blacked_out, load_lpips, psnr, ssim
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
 from gns.utils.png import from_eight_bit, read_png
@@ -23,18 +23,23 @@ _METRICS = ("SSIM", "PSNR", "LPIPS")
 Scores = dict[str, float | None]
 
 
-def score_image(render: Path, truth: Path, lpips: Lpips) -> Scores:
+def score_image(render: Path, truth: Path, lpips: Lpips, mask: Path | None = None) -> Scores:
     """The scores of one PNG against another of the same size; LPIPS is None where it cannot be had.
 
-    Raises UserError where a file is missing, no image or of another size.
+    With the PNG of a mask, only pixels where it is bright are scored (`gns.metrics`). Raises UserError where a file is
+    missing, no image or of another size.
     """
     image, target = from_eight_bit(read_png(render)), from_eight_bit(read_png(truth))
-    if image.shape != target.shape:
+    counts = None if mask is None else read_png(mask)[:, :, 0] >= 128
+    if image.shape != target.shape or (counts is not None and counts.shape != image.shape[1:]):
         raise UserError(f"{render} and {truth} differ in size: delete their folder and render again")
+    if counts is not None and not counts.any():
+        raise UserError(f"{mask} hides the whole photo: delete its folder and render again")
+    shown = [blacked_out(each, counts) for each in (image, target)]
     return {
-        "SSIM": ssim(image, target),
-        "PSNR": psnr(image, target),
-        "LPIPS": lpips.distance(image, target) if lpips.distance else None,
+        "SSIM": ssim(image, target, counts),
+        "PSNR": psnr(image, target, counts),
+        "LPIPS": lpips.distance(*shown) if lpips.distance else None,
     }
 
 
@@ -75,6 +80,8 @@ def evaluate_run(run: RunFolder, *, device: str, quiet: bool) -> dict[str, dict[
         results[method] = {metric: _mean([scores[metric] for scores in by_image.values()]) for metric in _METRICS}
         if lpips.distance is None:
             results[method]["LPIPS_absent"] = lpips.absent_because
+        if masked := sum(_mask_of(run.path / "test" / method, name) is not None for name in by_image):
+            results[method]["masked_views"] = masked
         per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in _METRICS}
     write_text(run.results_path, json.dumps(results, indent=2) + "\n")
     write_text(run.per_view_path, json.dumps(per_view, indent=2) + "\n")
@@ -85,7 +92,8 @@ def _report(path: Path, results: dict[str, dict[str, Any]]) -> str:
     lines = [str(path)]
     for method, scores in results.items():
         lpips = f"{scores['LPIPS']:.4f}" if scores["LPIPS"] is not None else f"absent: {scores['LPIPS_absent']}"
-        lines.append(f"  {method}  SSIM {scores['SSIM']:.4f}  PSNR {scores['PSNR']:.3f}  LPIPS {lpips}")
+        masked = f"  ({scores['masked_views']} with a mask: pixels that count)" if "masked_views" in scores else ""
+        lines.append(f"  {method}  SSIM {scores['SSIM']:.4f}  PSNR {scores['PSNR']:.3f}  LPIPS {lpips}{masked}")
     return "\n".join(lines)
 
 
@@ -96,7 +104,16 @@ def _score_folder(folder: Path, lpips: Lpips, *, quiet: bool) -> dict[str, Score
     if not names or names != truths:
         raise UserError(f"{folder} is not complete ({len(names)} renders, {len(truths)} photos): run render.py again")
     shown = tqdm(names, desc=f"scoring {folder.name}", unit="image", disable=quiet, leave=False)
-    return {name: score_image(folder / "renders" / name, folder / "gt" / name, lpips) for name in shown}
+    return {
+        name: score_image(folder / "renders" / name, folder / "gt" / name, lpips, _mask_of(folder, name))
+        for name in shown
+    }
+
+
+def _mask_of(folder: Path, name: str) -> Path | None:
+    """The mask of the rendered view `name`, where render.py wrote one."""
+    path = folder / "masks" / name
+    return path if path.exists() else None
 
 
 def _mean(values: list[float | None]) -> float | None:

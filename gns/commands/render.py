@@ -1,4 +1,4 @@
-"""Draw a trained model from the cameras of its scene, into numbered PNGs beside the photos."""
+"""Draw a trained model from the cameras of its scene, into numbered PNGs beside the photos and their masks."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def _render_split(
     background = torch.tensor(scene.background, device=gaussians.means.device)
     finished_after = run.model_path(iteration).stat().st_mtime
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
+    masks = run.masks_path(split, iteration)
     for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
         name = f"{index:05d}.png"
+        _write_mask(masks / name, view)  # always: it may have been added or changed since
         # The render is written last, so its presence means that the pair is complete.
         if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
             continue
@@ -68,3 +70,11 @@ def _render_split(
             image = render(view.camera, gaussians, background).image
         write_png(truths / name, view.image)
         write_png(renders / name, to_eight_bit(image).cpu())
+
+
+def _write_mask(path: Path, view: View) -> None:
+    """White where the pixels of `view` count; no file where all do."""
+    if view.mask is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_png(path, (view.mask.to(torch.uint8) * 255).cpu())

@@ -68,6 +68,7 @@ class HeldOutScored(Event):
 
     psnr: float  # mean over the photos, in dB
     views: int
+    masked: int = 0  # of them have a mask: only their pixels that count were compared
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

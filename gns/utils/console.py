@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
+from gns.utils.streams import writable
+
 
 def say(text: str, quiet: bool) -> None:
     """Print a line without breaking a progress bar, unless `quiet`."""
     if not quiet:
-        tqdm.write(text)
+        tqdm.write(writable(text))

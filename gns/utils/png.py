@@ -24,7 +24,7 @@ def from_eight_bit(pixels: Tensor) -> Tensor:
 
 
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write uint8 [H, W, 3] losslessly and atomically. Raises UserError where `path` cannot be written."""
+    """Write uint8 [H, W, 3] or [H, W] losslessly and atomically. Raises UserError where `path` cannot be written."""
     with atomic_file(path) as file:
         Image.fromarray(pixels.contiguous().numpy()).save(file, format="PNG")
 

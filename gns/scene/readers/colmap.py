@@ -20,6 +20,7 @@ from gns.errors import UserError
 from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions, check_frames, check_points, some_of
 from gns.scene.readers.masks import with_masks
+from gns.scene.readers.matrices import refuse_panorama
 from gns.scene.readers.photos import PhotoFolder, Wanted, find_photos, folders_with, unused_photos
 from gns.scene.readers.ply_points import read_ply_points
 from gns.scene.readers.splits import split_by_lists
@@ -223,6 +224,7 @@ def _world_to_camera(quaternion: tuple[float, ...], translation: tuple[float, ..
 
 
 def _lens(camera: int, model: str | None, width: int, height: int, parameters: tuple[float, ...]) -> Lens:
+    refuse_panorama(model, f"camera {camera} has the model")
     if model not in MODELS:
         raise UserError(
             f"camera {camera} has the model {model}, which no pinhole can stand for: undistort the photos first"

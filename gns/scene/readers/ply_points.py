@@ -9,15 +9,17 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.points import PointCloud
+from gns.scene.readers.ply_colors import colors_of
 from gns.utils.ply_file import read_table
 from gns.utils.text import read_text, refuse_git_lfs_pointer
 
-_MID_GREY = 128
+_FLOATS = ("float", "float32", "double", "float64")
+_BYTES = ("uchar", "uint8", "char", "int8")
 _LONGEST_HEADER = 1000  # lines
 
 
 def read_ply_points(path: Path) -> PointCloud:
-    """Positions x y z and colours red green blue (0..255; mid-grey where absent). Other columns are ignored.
+    """Positions x y z, and colours of any name and type (`colors_of`). Other columns are ignored.
 
     Raises UserError where the file is damaged or lacks a position.
     """
@@ -26,11 +28,7 @@ def read_ply_points(path: Path) -> PointCloud:
     if not {"x", "y", "z"} <= columns.keys():
         raise UserError(f"{path} has no columns x, y and z: it holds no points")
     positions = np.stack([columns[name].astype(np.float64) for name in ("x", "y", "z")], axis=1)
-    colors = np.full(positions.shape, _MID_GREY, np.uint8)
-    if {"red", "green", "blue"} <= columns.keys():
-        values = np.stack([columns[name] for name in ("red", "green", "blue")], axis=1)
-        colors = np.clip(values, 0, 255).astype(np.uint8)
-    return PointCloud(positions, colors)
+    return PointCloud(positions, colors_of(columns, len(positions)))
 
 
 def _is_ascii(path: Path) -> bool:
@@ -47,25 +45,31 @@ def _ascii_columns(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         lines = read_text(path).splitlines()
         end = [line.strip() for line in lines[:_LONGEST_HEADER]].index("end_header")
-        names, count, skipped = _ascii_header(lines[:end])
+        types, count, skipped = _ascii_header(lines[:end])
         rows = lines[end + 1 + skipped : end + 1 + skipped + count]
-        values = np.asarray([line.split()[: len(names)] for line in rows], np.float64)
-        return dict(zip(names, values.reshape(count, len(names)).T, strict=True))
+        values = np.asarray([line.split()[: len(types)] for line in rows], np.float64)
+        columns = values.reshape(count, len(types)).T
+        return {name: column.astype(types[name]) for name, column in zip(types, columns, strict=True)}
     except ValueError as error:
         raise UserError(f"{path} is cut short or no PLY file: write it again ({error})") from error
 
 
-def _ascii_header(lines: list[str]) -> tuple[list[str], int, int]:
-    """Names of the vertices' properties, how many vertices there are, and how many rows come before them."""
-    names, counts, element = list[str](), dict[str, int](), ""
+def _ascii_header(lines: list[str]) -> tuple[dict[str, type], int, int]:
+    """Types of the vertices' properties by name, how many vertices there are, and how many rows come before them.
+
+    Of the types only what colours depend on is kept: digits are worth more than a float holds.
+    """
+    types, counts, element = dict[str, type](), dict[str, int](), ""
     for line in lines:
         match line.split():
             case ["element", element, number]:
                 counts[element] = int(number)
             case ["property", "list", *_] if element == "vertex":
                 raise ValueError("its vertices hold a list")
-            case ["property", _, name] if element == "vertex":
-                names.append(name)
+            case ["property", _, name] if element == "vertex" and name in types:
+                raise ValueError(f"it names the column {name} twice")
+            case ["property", kind, name] if element == "vertex":
+                types[name] = np.float64 if kind in _FLOATS else np.uint8 if kind in _BYTES else np.int64
     elements = list(counts)
     before = elements[: elements.index("vertex")] if "vertex" in counts else elements
-    return names, counts.get("vertex", 0), sum(counts[element] for element in before)
+    return types, counts.get("vertex", 0), sum(counts[element] for element in before)

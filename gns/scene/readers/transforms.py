@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gns.errors import UserError
 from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Frame, SceneOptions, check_frames, check_points
+from gns.scene.readers.matrices import refuse_panorama, refuse_transposed
 from gns.scene.readers.photos import Photo, PhotoFolder, Wanted, find_photos, parts_inside, tails
 from gns.scene.readers.ply_points import read_ply_points
 from gns.utils.images import image_size
@@ -168,6 +169,7 @@ def _distortion(entry: _Entry) -> tuple[str, tuple[float, ...]]:
     """The lens model's name and its coefficients in order."""
     model = str(entry.get("camera_model") or ("OPENCV_FISHEYE" if entry.get("is_fisheye") else "OPENCV")).upper()
     k1, k2, k3, k4, p1, p2 = (entry.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    refuse_panorama(model, f"{entry.path} gives the photo {entry.name} the camera_model")
     if model in _FISHEYE:
         return "OPENCV_FISHEYE", (k1, k2, k3, k4)
     if model not in _PERSPECTIVE:
@@ -188,10 +190,11 @@ def _world_to_camera(entry: _Entry) -> npt.NDArray[np.float64]:
     """
     try:
         matrix = np.asarray(entry.get("transform_matrix"), np.float64)
-        if matrix.shape not in ((3, 4), (4, 4)):
+        if matrix.shape not in ((3, 4), (4, 4), (4, 3)):
             raise ValueError
     except (TypeError, ValueError) as error:
         raise UserError(f"{entry.path} gives the photo {entry.name} no 4 × 4 transform_matrix") from error
+    refuse_transposed(matrix, f"{entry.path} gives the photo {entry.name}")
     pose = np.eye(4)
     pose[:3] = matrix[:3]
     if not np.isfinite(pose).all():

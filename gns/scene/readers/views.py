@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,61 +15,95 @@ from gns.errors import UserError
 from gns.scene.camera import Camera
 from gns.scene.readers.frames import Frame, SceneOptions
 from gns.scene.view import View
-from gns.utils.images import MAX_DEFAULT_WIDTH, Pixels, compose, read_image, read_mask, resize, target_size
+from gns.utils.allowance import Allowance
+from gns.utils.images import (
+    LARGE,
+    MAX_DEFAULT_WIDTH,
+    Pixels,
+    compose,
+    image_size,
+    read_image,
+    read_mask,
+    resize,
+    target_size,
+)
 from gns.utils.undistortion import Lens, undistort, undistorted_lens
+
+# Pixels of all photos that are being decoded at a time: 11 bytes each, of colours in several forms.
+_AT_ONCE = Allowance(2 * LARGE)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    view: View
+    resized: bool
+    remarks: list[str]  # what had to be mended
 
 
 def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[[str], None]) -> list[View]:
-    """The frames' views in the same order, with one line on what they take in memory.
+    """The frames' views in the same order, with one line on what they take in memory, and one on what was mended.
 
     Threads decode in parallel: the decoders release the interpreter's lock. Raises UserError where a photo or mask
     cannot be read, or its size disagrees with its camera's.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = list(pool.map(partial(_load_view, options=options), frames))
-    views = [view for view, _ in loaded]
+    views = [each.view for each in loaded]
     size = sum(view.image.nbytes + (0 if view.mask is None else view.mask.nbytes) for view in views)
     notes = [f"{len(views)} images, {max(round(size / 1e6), 1)} MB"]
     if masks := sum(view.mask is not None for view in views):
         notes.append(f"{masks} with a mask")
     if models := sorted({frame.lens.model for frame in frames if not frame.lens.is_pinhole}):
         notes.append(f"undistorted from {', '.join(models)}")
-    if options.resolution == -1 and (reduced := sum(resized for _, resized in loaded)):
+    if options.resolution == -1 and (reduced := sum(each.resized for each in loaded)):
         notes.append(f"{reduced} reduced to {MAX_DEFAULT_WIDTH} pixels wide (-r 1 keeps their size)")
     report("; ".join(notes))
+    if remarks := [remark for each in loaded for remark in each.remarks]:
+        report(remarks[0] + (f" (and {len(remarks) - 1} more such)" if len(remarks) > 1 else ""))
     return views
 
 
-def _load_view(frame: Frame, options: SceneOptions) -> tuple[View, bool]:
-    """The view, and whether its photo had to be resized."""
-    # The order matters: distortion is defined on the full photo, and alpha must be composed before any resampling
-    # mixes visible colours with those hidden behind alpha = 0.
-    image = compose(read_image(frame.image_path), options.background_level)
-    lens = _lens_of_photo(frame, image)
-    mask = None if frame.mask_path is None else _load_mask(frame.mask_path, (lens.width, lens.height))
+def _load_view(frame: Frame, options: SceneOptions) -> _Loaded:
+    width, height = image_size(frame.image_path)
+    lens = _lens_of_photo(frame, (width, height))
+    if frame.mask_path is not None:
+        _check_mask(frame.mask_path, (width, height))
+    # What does not fit is refused by now, before anything is decoded.
     camera = _camera(frame, lens)
-    if not lens.is_pinhole:
-        image = undistort(image, lens)
-        mask = None if mask is None else undistort(mask, lens)
     size = target_size(camera.width, camera.height, options.resolution)
-    view = View(
-        camera.resized(*size),
-        torch.from_numpy(resize(image, size)),
-        None if mask is None else _threshold(resize(mask, size), frame),
-    )
-    return view, size != (camera.width, camera.height)
+    reducible = min(camera.width // size[0], camera.height // size[1])
+    remarks: list[str] = []
+    with _AT_ONCE.taken(width * height):
+        # The order matters: distortion is defined on the full photo, and alpha must be composed before any resampling
+        # mixes visible colours with those hidden behind alpha = 0.
+        image = compose(read_image(frame.image_path, reducible, remarks.append), options.background_level)
+        if image.shape[:2] != (height, width):  # a large photo, already smaller
+            lens = lens.resized(image.shape[1], image.shape[0])
+            camera = _camera(frame, lens)
+        mask = None
+        if frame.mask_path is not None:
+            mask = resize(read_mask(frame.mask_path, reducible), (lens.width, lens.height))
+        if not lens.is_pinhole:
+            image = undistort(image, lens)
+            mask = None if mask is None else undistort(mask, lens)
+        view = View(
+            camera.resized(*size),
+            torch.from_numpy(resize(image, size)),
+            None if mask is None else _threshold(resize(mask, size), frame),
+        )
+    return _Loaded(view, size != (camera.width, camera.height), remarks)
 
 
-def _lens_of_photo(frame: Frame, image: Pixels) -> Lens:
-    """The camera at the photo's size: photos reduced with their camera file left as it was are usual."""
-    height, width = image.shape[:2]
+def _lens_of_photo(frame: Frame, size: tuple[int, int]) -> Lens:
+    """The camera at the photo's (width, height): photos reduced with their camera file left as it was are usual."""
+    width, height = size
     lens = frame.lens
-    if not _proportional((width, height), (lens.width, lens.height)):
+    if not _proportional(size, (lens.width, lens.height)):
         raise UserError(
             f"{frame.image_path} has {width} × {height} pixels but its camera {lens.width} × {lens.height}, of other "
             "proportions: use the photos that the cameras were computed from"
         )
-    return lens if (width, height) == (lens.width, lens.height) else lens.resized(width, height)
+    return lens if size == (lens.width, lens.height) else lens.resized(width, height)
 
 
 def _proportional(size: tuple[int, int], reference: tuple[int, int]) -> bool:
@@ -96,15 +131,13 @@ def _camera(frame: Frame, lens: Lens) -> Camera:
     )
 
 
-def _load_mask(path: Path, size: tuple[int, int]) -> Pixels:
-    """Grey levels of the mask at the photo's size; it may have been drawn at another one."""
-    mask = read_mask(path)
-    height, width = mask.shape
+def _check_mask(path: Path, size: tuple[int, int]) -> None:
+    """Refuse a mask that cannot have been drawn on a photo of `size`; it may have been drawn at another one."""
+    width, height = image_size(path)
     if not _proportional((width, height), size):
         raise UserError(
             f"the mask {path} has {width} × {height} pixels but its photo {size[0]} × {size[1]}: draw it on the photo"
         )
-    return resize(mask, size)
 
 
 def _threshold(mask: Pixels, frame: Frame) -> torch.Tensor:

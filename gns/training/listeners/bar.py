@@ -40,7 +40,8 @@ class Bar(Listener):
                 self._bar.set_postfix_str(f"loss {event.loss:.4f}, {event.count:,}{aim} Gaussians", refresh=False)
                 self._bar.update(event.losses)
             case HeldOutScored():
-                self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views")
+                masked = f" ({event.masked} with a mask: pixels that count)" if event.masked else ""
+                self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views{masked}")
             case ModelSaved():
                 self._say(event, f"{event.count:,} Gaussians in {event.path}")
             case Remark():

@@ -27,16 +27,21 @@ class HeldOut(Listener):
     def hear(self, event: Event) -> Iterable[Event]:
         if isinstance(event, IterationEnded) and self.due(event) and self._scene.test and self._is_main:
             psnr = held_out_psnr(event.gaussians, self._scene)
-            yield event.then(HeldOutScored, psnr=psnr, views=len(self._scene.test))
+            masked = sum(view.mask is not None for view in self._scene.test)
+            yield event.then(HeldOutScored, psnr=psnr, views=len(self._scene.test), masked=masked)
 
 
 @torch.no_grad()
 def held_out_psnr(gaussians: Gaussians, scene: Scene) -> float:
-    """Mean PSNR in dB over the held-out views (at least one), on 8-bit images as `metrics.py` measures it."""
+    """Mean PSNR in dB over the held-out views (at least one), on 8-bit images as `metrics.py` measures it.
+
+    Of a view that has a mask only the pixels that count are compared.
+    """
     background = torch.tensor(scene.background, device=gaussians.means.device)
     scores = []
     for view in scene.test:  # one picture at a time: many would not fit beside a model
         image = to_eight_bit(render(view.camera, gaussians, background).image)
         photo = view.image.to(image.device)
-        scores.append(decibels(from_eight_bit(image), from_eight_bit(photo)))
+        mask = None if view.mask is None else view.mask.to(image.device)
+        scores.append(decibels(from_eight_bit(image), from_eight_bit(photo), mask))
     return float(torch.stack(scores).mean())

@@ -206,7 +206,10 @@ BAD_FRAMES: list[tuple[dict[str, Any], str]] = [
     ({"fl_x": -5}, r"images/01\.png no focal length"),
     ({"w": 30, "h": 40}, r"01\.png has 40 × 30 pixels but its camera 30 × 40"),
     ({"mask_path": "none.png"}, r"mask none\.png of the photo images/01\.png"),
-    ({"camera_model": "EQUIRECTANGULAR"}, "camera_model EQUIRECTANGULAR, which is not supported"),
+    (
+        {"camera_model": "EQUIRECTANGULAR"},
+        "camera_model EQUIRECTANGULAR: a panorama of the whole sphere .* cut it into perspective views",
+    ),
     ({"k4": 0.1}, "k4 = 0.1"),
 ]
 

@@ -1,0 +1,62 @@
+"""Opening image files of any size."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageFile
+
+_DECODED_BYTES = 4  # Pillow keeps RGB pixels in four bytes
+
+
+class _PillowLimit:
+    """Pillow's limit of pixels, a global variable: away while one thread at least is in a `lifted` block."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._limit: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if self._blocks == 0:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._blocks += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if self._blocks == 0:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOW_LIMIT = _PillowLimit()
+
+
+@contextmanager
+def opened_picture(source: Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
+    """The picture, its header read and its pixels not yet.
+
+    Pillow takes more than 178 megapixels for an attack. A panorama is none: here the machine's memory is the limit.
+    Raises MemoryError where the pixels cannot fit, and what Pillow raises for a file that is no image.
+    """
+    with _PILLOW_LIMIT.lifted(), Image.open(source) as picture:
+        needed = _DECODED_BYTES * picture.width * picture.height
+        if needed > _memory():
+            raise MemoryError(
+                f"its {picture.width} × {picture.height} pixels take {needed / 1e9:.0f} GB and this machine has "
+                f"{_memory() / 1e9:.0f}"
+            )
+        yield picture
+
+
+def _memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
