@@ -235,6 +235,12 @@ def test_the_validation_set_stands_in_for_a_missing_test_set(tmp_path: Path) -> 
     assert split(folder)[:2] == ([0, 1, 2, 3], [4, 5])
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_test_file_beside_a_transforms_file(tmp_path: Path, part: str) -> None:
+    folder = write_parts(tmp_path, small_scene(count=6), **{part: range(3, 5)})
+    assert split(folder)[:2] == ([0, 1, 2, 5], [3, 4])
+
+
 def test_a_validation_set_beside_a_test_set_is_told_of(tmp_path: Path) -> None:
     folder = write_blender(tmp_path, small_scene(count=6), test_count=2)
     content = json.loads((folder / "transforms_test.json").read_text())
