@@ -18,29 +18,13 @@ from pathlib import Path, PurePosixPath
 from gns.errors import UserError
 from gns.utils.text import folded, printable, refuse_git_lfs_pointer, spellings
 
-_SUFFIXES = (
-    "png",
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jfif",
-    "webp",
-    "tif",
-    "tiff",
-    "bmp",
-    "gif",
-    "ppm",
-    "pgm",
-    "pnm",
-    "jp2",
-    "avif",
-)
+_SUFFIXES = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif", "ppm", "pgm", "jp2", "avif")
 _USUAL_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")  # for names without: tried before looking around
 
 
 def is_photo(name: str) -> bool:
     """Whether a file name has the suffix of a picture."""
-    return name.rpartition(".")[2].lower() in _SUFFIXES and "." in name.rpartition("/")[2].lstrip(".")
+    return PurePosixPath(name).suffix[1:].lower() in _SUFFIXES
 
 
 def without_suffix(name: str) -> str:

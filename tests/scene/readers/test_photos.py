@@ -44,6 +44,7 @@ def assert_read(scene: Scene, small: SmallScene, names: list[str]) -> None:
 SPELLINGS: dict[str, tuple[Rename, Rename]] = {
     "backslashes": (lambda name: f"left\\{name}", lambda name: f"left/{name}"),
     "backslashes in the file's own name": (lambda name: f"left\\{name}", lambda name: f"left\\{name}"),
+    "backslashes in the file's own name only": (lambda name: f"left/{name}", lambda name: f"left\\{name}"),
     "upper case of the suffix": (lambda name: name, lambda name: name.replace("png", "PNG")),
     "lower case of the suffix": (lambda name: name.replace("png", "PNG"), lambda name: name),
     "upper case of the name": (lambda name: f"img{name}", lambda name: f"IMG{name}"),
