@@ -127,6 +127,7 @@ def find_photos(wanted: Sequence[Wanted], listing: Path, scene: Path, notes: lis
         raise _absence(missing, wanted, listing, scene)
     for photo in photos.values():
         refuse_git_lfs_pointer(photo.path)
+    renamed = [(listed, photo) for listed, photo in renamed if listed != str(photo.path.absolute())]
     if renamed:
         listed, photo = renamed[0]
         notes.append(

@@ -142,10 +142,12 @@ def _mask(entry: _Entry, photo: Photo) -> Path | None:
     given = entry.get("mask_path")
     if given is None:
         return None
-    found = find_inside(entry.path.parent, given)
+    folder = entry.path.parent
+    found = find_inside(folder, given) or find_inside(folder / "masks", given)
     if found is None:
         raise UserError(
-            f"the mask {given} of the photo {entry.name}, listed in {entry.path}, does not exist in the scene"
+            f"the mask {given} of the photo {entry.name}, listed in {entry.path}, does not exist in the scene: copy it "
+            f"to {folder / 'masks'} or remove that mask_path"
         )
     if found.resolve() == photo.path.resolve():
         raise UserError(f"{entry.path} gives the photo {entry.name} itself as its mask: remove that mask_path")

@@ -113,14 +113,15 @@ def test_a_mask_path_that_is_the_photo_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["own/1.png", ".\\own\\1.png", "/home/me/scene/own/1.png", "../own/1.png"])
-def test_a_mask_path_is_sought_inside_the_scene(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("place", ["", "masks"])
+def test_a_mask_path_is_sought_inside_the_scene(tmp_path: Path, path: str, place: str) -> None:
     folder = write_nerfstudio(tmp_path / "scene", small_scene(count=2), {"mask_path": path})
     with pytest.raises(UserError, match=r"the mask .* of the photo images/00\.png, listed in .* does not exist"):
         read(folder)
     write_mask(tmp_path / "own/1.png", 9)
     with pytest.raises(UserError, match="does not exist"):
         read(folder)
-    write_mask(folder / "own/1.png", 6)
+    write_mask(folder / place / "own/1.png", 6)
     assert hidden_columns(read(folder)[0]) == {"images/00.png": 6, "images/01.png": 6}
 
 
