@@ -156,6 +156,19 @@ def test_a_mask_of_several_photos_is_nobodys(tmp_path: Path) -> None:
     assert "1 of 2 masks (masks/a.png) are not used, they may belong to several photos" in lines[1]
 
 
+def test_folders_of_photos_in_front_of_masks_may_be_missing(tmp_path: Path) -> None:
+    """Whatever the folder of the photos is called."""
+    folder = write_nerfstudio(tmp_path, named(small_scene(count=3), "left/a.jpg", "right/a.jpg", "a.jpg"))
+    (folder / "images").rename(folder / "frames")
+    for columns, name in enumerate(["left/a.png", "right/a.jpg.png", "a.png"], start=1):
+        write_mask(folder / "masks" / name, columns)
+    assert hidden_columns(read(folder, "frames")[0]) == {
+        "frames/left/a.jpg": 1,
+        "frames/right/a.jpg": 2,
+        "frames/a.jpg": 3,
+    }
+
+
 def test_strays_and_second_masks_are_told_of(tmp_path: Path) -> None:
     small = small_scene(count=4)
     part = SmallScene(small.cameras[:3], small.images[:3], small.points)
