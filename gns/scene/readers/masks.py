@@ -6,16 +6,16 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gns.scene.readers.frames import Frame, some_of
-from gns.scene.readers.photos import PhotoFolder, without_suffix
+from gns.scene.readers.photos import PhotoFolder, tails, without_suffix
 from gns.utils.text import folded
 
 _FOLDERS = ("masks", "mask")
 _MARKS = (".mask", "_mask", "-mask")  # what OpenMVS, Metashape and others put behind the photo's name
 
-Tables = list[dict[str, list[str]]]  # from what a mask may be called to the names of photos; to be asked in turn
+Tables = list[defaultdict[str, list[str]]]  # from what a mask may be called to the names of photos; to be asked in turn
 
 
 def with_masks(
@@ -76,24 +76,23 @@ def _mask_folders(scene: Path) -> list[Path]:
 
 
 def _owners(photos: Iterable[str]) -> Tables:
-    """By path in the scene or in the photo folder, the same without suffix, by name alone, the same without suffix."""
-    tables: list[defaultdict[str, list[str]]] = [defaultdict(list) for _ in range(4)]
+    """By path and by path without suffix, then by both with the first folder dropped, with two dropped, and so on."""
+    tables: Tables = []
     for photo in dict.fromkeys(photos):
-        parts = PurePosixPath(photo).parts
-        inside = "/".join(parts[1:]) if parts[0].startswith("images") and len(parts) > 1 else photo
-        for name in dict.fromkeys((photo, inside, f"images/{inside}")):
-            tables[0][folded(name)].append(photo)
-            tables[1][folded(without_suffix(name))].append(photo)
-        tables[2][folded(parts[-1])].append(photo)
-        tables[3][folded(without_suffix(parts[-1]))].append(photo)
-    return [dict(table) for table in tables]
+        for dropped, tail in enumerate(tails(photo.split("/"))):
+            while len(tables) < 2 * dropped + 2:
+                tables.append(defaultdict(list))
+            tables[2 * dropped][folded(tail)].append(photo)
+            tables[2 * dropped + 1][folded(without_suffix(tail))].append(photo)
+    return tables
 
 
 def _owner(mask: str, tables: Tables) -> list[str]:
     """The photos that a mask may belong to: `a.jpg_mask.png` is asked for as it is, as `a.jpg_mask` and as `a.jpg`."""
-    stem = folded(without_suffix(mask))
+    name = folded(mask).removeprefix("images/")
+    stem = without_suffix(name)
     bare = next((stem.removesuffix(mark) for mark in _MARKS if stem.endswith(mark)), stem)
-    return next((owners for table in tables for name in (folded(mask), stem, bare) if (owners := table.get(name))), [])
+    return next((owners for table in tables for form in (name, stem, bare) if (owners := table.get(form))), [])
 
 
 def _preference(mask: tuple[str, Path]) -> tuple[bool, bool, int, str]:

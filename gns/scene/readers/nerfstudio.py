@@ -52,6 +52,11 @@ def _split(
         notes.append(f"split of test_frames: {len(frames) - test_count} photos to train on, {test_count} held out")
         return frames[:-test_count], frames[-test_count:]
     train, validation, test = (_names(listing, content, f"{part}_filenames") for part in ("train", "val", "test"))
+    for name in ("transforms_test.json", "transforms_val.json"):
+        if not test and not validation and (listing.parent / name).is_file():
+            entries = load_json(listing.parent / name)["frames"]
+            names = [str(entry.get("file_path")) for entry in entries if isinstance(entry, dict)]
+            return split_by_names(frames, train, names, [listing.name, name], notes, warnings)
     if not (train or validation or test):
         return split_by_lists(frames, [listing.parent], notes, warnings)
     held_out, source = (test, "test_filenames") if test else (validation, "val_filenames")

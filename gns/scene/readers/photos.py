@@ -18,29 +18,13 @@ from pathlib import Path, PurePosixPath
 from gns.errors import UserError
 from gns.utils.text import folded, printable, refuse_git_lfs_pointer, spellings
 
-_SUFFIXES = (
-    "png",
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jfif",
-    "webp",
-    "tif",
-    "tiff",
-    "bmp",
-    "gif",
-    "ppm",
-    "pgm",
-    "pnm",
-    "jp2",
-    "avif",
-)
+_SUFFIXES = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif", "ppm", "pgm", "jp2", "avif")
 _USUAL_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")  # for names without: tried before looking around
 
 
 def is_photo(name: str) -> bool:
     """Whether a file name has the suffix of a picture."""
-    return name.rpartition(".")[2].lower() in _SUFFIXES and "." in name.rpartition("/")[2].lstrip(".")
+    return PurePosixPath(name).suffix[1:].lower() in _SUFFIXES
 
 
 def without_suffix(name: str) -> str:
@@ -140,9 +124,10 @@ def find_photos(wanted: Sequence[Wanted], listing: Path, scene: Path, notes: lis
             photos[index] = photo
             renamed.append((wanted[index].listed, photo))
     if missing:
-        raise _absence(missing, len(wanted), listing, scene)
+        raise _absence(missing, wanted, listing, scene)
     for photo in photos.values():
         refuse_git_lfs_pointer(photo.path)
+    renamed = [(listed, photo) for listed, photo in renamed if listed != str(photo.path.absolute())]
     if renamed:
         listed, photo = renamed[0]
         notes.append(
@@ -173,25 +158,22 @@ def _photo(folder: PhotoFolder, name: str) -> Photo:
     return Photo(folder.prefix + printable(name), folder.root / name)
 
 
-def _absence(missing: list[Wanted], count: int, listing: Path, scene: Path) -> UserError:
+def _absence(missing: Sequence[Wanted], wanted: Sequence[Wanted], listing: Path, scene: Path) -> UserError:
     """The sentence on photos that are not there."""
-    first = missing[0]
-    name, folder = printable(first.listed), first.folders[0].root
-    path = folder / "/".join(parts_inside(name)[0])
-    outside = parts_inside(name)[1]
-    others = f" (and {len(missing) - 1} more of {count})" if len(missing) > 1 else ""
-    elsewhere = folders_with(scene, [first.listed])
+    name, folders = printable(missing[0].listed), [folder.root for folder in missing[0].folders]
+    parts, outside = parts_inside(name)
+    others = f" (and {len(missing) - 1} more of {len(wanted)})" if len(missing) > 1 else ""
+    elsewhere = [place for place in folders_with(scene, [one.listed for one in wanted]) if scene / place not in folders]
     if elsewhere:
+        end = f"does not exist, but {scene / elsewhere[0]} has it: give that folder with -i {elsewhere[0]}"
+    elif outside:
         return UserError(
-            f"the photo {path}{others}, listed in {listing}, does not exist, but "
-            f"{scene / elsewhere[0]} has it: give that folder with -i {elsewhere[0]}"
+            f"the photo {name}{others}, listed in {listing}, lies outside the scene, and {folders[0]} has none of its "
+            "name: copy it there, or give its folder with -i"
         )
-    if outside:
-        return UserError(
-            f"the photo {name}{others}, listed in {listing}, lies outside the scene, and {folder} has none of "
-            "its name: copy it there, or give its folder with -i"
-        )
-    return UserError(f"the photo {path}{others}, listed in {listing}, does not exist: restore it or remove its entry")
+    else:
+        end = "does not exist: restore it or remove its entry"
+    return UserError(f"the photo {folders[0].joinpath(*parts)}{others}, listed in {listing}, {end}")
 
 
 def folders_with(scene: Path, names: Sequence[str]) -> list[str]:

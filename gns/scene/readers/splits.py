@@ -25,6 +25,7 @@ def split_by_lists(frames: Sequence[Frame], folders: Sequence[Path], notes: list
     for folder in folders:
         for names in _LISTS:
             lists = [_lines(folder / name) for name in names]
+            notes += [f"{folder / name} is empty" for name, lines in zip(names, lists, strict=True) if lines == []]
             if any(lists):
                 return split_by_names(frames, lists[0], lists[1], [folder / name for name in names], notes, warnings)
     return list(frames), None

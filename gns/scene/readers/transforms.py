@@ -76,7 +76,11 @@ def read_frames(path: Path, content: Json, options: SceneOptions, notes: list[st
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("file_path"), str) or not _name_in(entry):
             raise UserError(f"{path} has a frame without a file_path: it is no transforms file")
-    photos = find_photos([_wanted(path, entry["file_path"], options) for entry in entries], path, path.parent, notes)
+    scene, folder = PhotoFolder(path.parent), photo_folder(path.parent, options)
+    wanted = [_wanted(entry["file_path"], scene, folder, options) for entry in entries]
+    photos = find_photos(wanted, path, path.parent, notes)
+    if options.images != SceneOptions.images and not any(photo.path.is_relative_to(folder.root) for photo in photos):
+        notes.append(f"-i {options.images} is not used: the photos that {path.name} lists are not in that folder")
     frames = [
         _frame(_Entry(path, photo.name, entry, content), photo) for entry, photo in zip(entries, photos, strict=True)
     ]
@@ -104,7 +108,10 @@ def read_listed_points(path: Path, content: Json, notes: list[str]) -> PointClou
         return check_points(read_ply_points(usual[0]), usual[0])
     found = find_inside(path.parent, listed)
     if found is None:
-        raise UserError(f"the points {listed}, listed in {path}, do not exist: restore them or remove ply_file_path")
+        raise UserError(
+            f"the points {listed}, listed in {path}, do not exist in the scene: copy them into it or remove "
+            "ply_file_path"
+        )
     return check_points(read_ply_points(found), found)
 
 
@@ -119,13 +126,12 @@ def _name_in(entry: Json) -> bool:
     return bool(parts_inside(entry["file_path"])[0])
 
 
-def _wanted(path: Path, listed: str, options: SceneOptions) -> Wanted:
+def _wanted(listed: str, scene: PhotoFolder, folder: PhotoFolder, options: SceneOptions) -> Wanted:
     """Where to look for a photo: as it is called, and in the photo folder."""
-    folder = photo_folder(path.parent, options)
     parts, outside = parts_inside(listed)
     if options.images != SceneOptions.images and (outside or parts[0] == "images"):
         return Wanted("/".join(parts[1:]) if parts[0] == "images" and len(parts) > 1 else listed, [folder])
-    return Wanted(listed, [PhotoFolder(path.parent), folder])
+    return Wanted(listed, [scene, folder])
 
 
 def _frame(entry: _Entry, photo: Photo) -> Frame:
@@ -137,9 +143,13 @@ def _mask(entry: _Entry, photo: Photo) -> Path | None:
     given = entry.get("mask_path")
     if given is None:
         return None
-    found = find_inside(entry.path.parent, given)
+    folder = entry.path.parent
+    found = find_inside(folder, given) or find_inside(folder / "masks", given)
     if found is None:
-        raise UserError(f"the mask {given} of the photo {entry.name}, listed in {entry.path}, does not exist")
+        raise UserError(
+            f"the mask {given} of the photo {entry.name}, listed in {entry.path}, does not exist in the scene: copy it "
+            f"to {folder / 'masks'} or remove that mask_path"
+        )
     if found.resolve() == photo.path.resolve():
         raise UserError(f"{entry.path} gives the photo {entry.name} itself as its mask: remove that mask_path")
     return found

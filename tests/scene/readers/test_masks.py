@@ -113,14 +113,15 @@ def test_a_mask_path_that_is_the_photo_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["own/1.png", ".\\own\\1.png", "/home/me/scene/own/1.png", "../own/1.png"])
-def test_a_mask_path_is_sought_inside_the_scene(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize("place", ["", "masks"])
+def test_a_mask_path_is_sought_inside_the_scene(tmp_path: Path, path: str, place: str) -> None:
     folder = write_nerfstudio(tmp_path / "scene", small_scene(count=2), {"mask_path": path})
     with pytest.raises(UserError, match=r"the mask .* of the photo images/00\.png, listed in .* does not exist"):
         read(folder)
     write_mask(tmp_path / "own/1.png", 9)
     with pytest.raises(UserError, match="does not exist"):
         read(folder)
-    write_mask(folder / "own/1.png", 6)
+    write_mask(folder / place / "own/1.png", 6)
     assert hidden_columns(read(folder)[0]) == {"images/00.png": 6, "images/01.png": 6}
 
 
@@ -153,6 +154,19 @@ def test_a_mask_of_several_photos_is_nobodys(tmp_path: Path) -> None:
     scene, lines = read(folder)
     assert hidden_columns(scene) == {"left/a.jpg": None, "right/a.jpg": 4}
     assert "1 of 2 masks (masks/a.png) are not used, they may belong to several photos" in lines[1]
+
+
+def test_folders_of_photos_in_front_of_masks_may_be_missing(tmp_path: Path) -> None:
+    """Whatever the folder of the photos is called."""
+    folder = write_nerfstudio(tmp_path, named(small_scene(count=3), "left/a.jpg", "right/a.jpg", "a.jpg"))
+    (folder / "images").rename(folder / "frames")
+    for columns, name in enumerate(["left/a.png", "right/a.jpg.png", "a.png"], start=1):
+        write_mask(folder / "masks" / name, columns)
+    assert hidden_columns(read(folder, "frames")[0]) == {
+        "frames/left/a.jpg": 1,
+        "frames/right/a.jpg": 2,
+        "frames/a.jpg": 3,
+    }
 
 
 def test_strays_and_second_masks_are_told_of(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_points_are_sought_inside_the_scene(tmp_path: Path, path: str) -> None:
     small = small_scene()
     folder = edit(write_nerfstudio(tmp_path / "a/scene", small), {"ply_file_path": path})
     for place in (tmp_path, folder):
-        with pytest.raises(UserError, match="do not exist: restore them or remove ply_file_path"):
+        with pytest.raises(UserError, match="do not exist in the scene: copy them into it"):
             read(folder)
         (place / "cloud").mkdir()
         write_ply_points(place / "cloud/p.ply", small.points, ascii_format=False)

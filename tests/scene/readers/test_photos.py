@@ -44,6 +44,7 @@ def assert_read(scene: Scene, small: SmallScene, names: list[str]) -> None:
 SPELLINGS: dict[str, tuple[Rename, Rename]] = {
     "backslashes": (lambda name: f"left\\{name}", lambda name: f"left/{name}"),
     "backslashes in the file's own name": (lambda name: f"left\\{name}", lambda name: f"left\\{name}"),
+    "backslashes in the file's own name only": (lambda name: f"left/{name}", lambda name: f"left\\{name}"),
     "upper case of the suffix": (lambda name: name, lambda name: name.replace("png", "PNG")),
     "lower case of the suffix": (lambda name: name.replace("png", "PNG"), lambda name: name),
     "upper case of the name": (lambda name: f"img{name}", lambda name: f"IMG{name}"),
@@ -72,7 +73,7 @@ def test_colmap(tmp_path: Path, spelling: str, binary: bool) -> None:
     scene = read(folder, report=lines.append)
     assert_read(scene, small, [on_disk(camera.name) for camera in small.cameras])
     same = os.path.normpath(listed("00.png")) == on_disk("00.png")
-    assert same or lines[0].startswith("3 of 3 photos are named otherwise in images.")
+    assert same != lines[0].startswith("3 of 3 photos are named otherwise in images.")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -133,12 +134,28 @@ def test_photos_at_the_root(tmp_path: Path) -> None:
     assert_read(read(folder, report=lines.append), small, ["00.png", "01.png", "02.png"])
     assert lines[0] == f"photos in {folder}, as there is no folder images"
     assert_read(read(folder, SceneOptions(images=".", eval=False)), small, ["00.png", "01.png", "02.png"])
+    (folder / "masks").mkdir()
+    for camera in small.cameras:
+        Image.new("L", (40, 30), 255).save(folder / "masks" / camera.name)
+    assert all(view.mask is not None and view.mask.all() for view in read(folder).train)
 
 
 def test_photos_in_images_although_listed_elsewhere(tmp_path: Path) -> None:
     small = small_scene(count=3)
     folder = write_nerfstudio(tmp_path, small, prefix="rgb/")
     assert_read(read(folder), small, [f"images/0{index}.png" for index in range(3)])
+
+
+def test_a_photo_folder_that_is_not_used_is_told_of(tmp_path: Path) -> None:
+    small = small_scene(count=3)
+    folder = write_blender(tmp_path, small, test_count=0)
+    lines: list[str] = []
+    assert_read(
+        read(folder, SceneOptions(images="images_2", eval=False), lines.append),
+        small,
+        ["train/00.png", "train/01.png", "train/02.png"],
+    )
+    assert lines[0] == "-i images_2 is not used: the photos that transforms_train.json lists are not in that folder"
 
 
 def test_photos_in_another_folder_are_pointed_at(tmp_path: Path) -> None:
@@ -182,7 +199,7 @@ def test_a_photo_does_not_stand_in_for_another(tmp_path: Path) -> None:
     cameras = [*small.cameras[:2], replace(small.cameras[2], name="b/00.png")]
     folder = write_colmap(tmp_path, replace(small, cameras=cameras))
     (folder / "images/b/00.png").unlink()
-    with pytest.raises(UserError, match=r"images/b/00\.png, listed in .* does not exist"):
+    with pytest.raises(UserError, match=r"images/b/00\.png, listed in .* does not exist: restore it"):
         read(folder)
 
 

@@ -201,6 +201,15 @@ def test_points_of_a_transforms_file_beside(tmp_path: Path, parts: dict[str, ran
     assert (scene.points.colors == small.points.colors).all()
 
 
+@pytest.mark.parametrize(("count", "is_read"), [(8, True), (10, False)])
+def test_a_transforms_file_without_points_is_read_for_more_photos(tmp_path: Path, count: int, is_read: bool) -> None:
+    folder = write_nerfstudio(tmp_path, small_scene(count=10), points=None)
+    (folder / "transforms_train.json").write_text(transforms(small_scene(count=10), range(count), "images"))
+    train, test, lines = split(folder)
+    assert (train, test) == ((list(range(8)), [8, 9]) if is_read else ([1, 2, 3, 4, 5, 6, 7, 9], [0, 8]))
+    assert lines[0].startswith("transforms.json is read, which lists 10 photos and no points") == is_read
+
+
 def test_a_transforms_file_of_other_photos_is_told_of(tmp_path: Path) -> None:
     small = small_scene(count=10)
     folder = write_parts(tmp_path, small, train=range(6))
@@ -233,6 +242,12 @@ def test_the_validation_set_stands_in_for_a_missing_test_set(tmp_path: Path) -> 
     assert split(folder)[:2] == ([0, 1, 2, 3], [4, 5])
     (folder / "transforms_test.json").write_text('{"frames": []}')
     assert split(folder)[:2] == ([0, 1, 2, 3], [4, 5])
+
+
+@pytest.mark.parametrize("part", ["test", "val"])
+def test_a_test_file_beside_a_transforms_file(tmp_path: Path, part: str) -> None:
+    folder = write_parts(tmp_path, small_scene(count=6), **{part: range(3, 5)})
+    assert split(folder)[:2] == ([0, 1, 2, 5], [3, 4])
 
 
 def test_a_validation_set_beside_a_test_set_is_told_of(tmp_path: Path) -> None:
