@@ -50,7 +50,7 @@ def test_every_format_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     printed = capsys.readouterr()
     told = labels(printed.out)
     assert told[:6] == ["scene", "format", "photos", "cameras", "split", "points"]
-    assert told[-1] == "doubts"
+    assert told[-1] == "doubts" and "unused" not in told
     assert printed.err == ""
     assert all(len(line) < 200 for line in printed.out.splitlines() if not line.startswith("scene"))
 

@@ -13,7 +13,7 @@ from gns.scene.readers.frames import Frame
 from gns.utils.console import say
 
 _WARNING = "warning: "
-_MODELS = ("sparse", "colmap", "dense", "distorted", "transforms.json", "transforms_train.json", "transforms_test.json")
+_MODEL_FOLDERS = ("sparse", "colmap", "dense", "distorted")
 
 
 def inspect_scene(config: InspectConfig) -> None:
@@ -37,8 +37,10 @@ def inspect_scene(config: InspectConfig) -> None:
     scene = read_scene(source, options, told.append)
     _print(describe_scene(scene, own_points=capture.points is not None))
     _print(("note", line) for line in told if not line.startswith(_WARNING))
-    listed = [source / name for name in _MODELS]
-    if unused := unused_entries(source, [*train, *test], listed):
+    # What a reader passes over in its own format, it says itself.
+    colmap = reader.looks_for.endswith("(COLMAP)")
+    own = [source / name for name in _MODEL_FOLDERS] if colmap else source.glob("transforms*.json")
+    if unused := unused_entries(source, [*train, *test], own):
         _print([("unused", ", ".join(unused))])
     warnings = [line.removeprefix(_WARNING) for line in told if line.startswith(_WARNING)]
     _print([("doubts", line) for line in [*warnings, *doubts(scene)]] or [("doubts", "none")])

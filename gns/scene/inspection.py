@@ -303,16 +303,16 @@ def _twins(views: Sequence[View], extent: float) -> list[tuple[View, View]]:
 
 
 def unused_entries(source: Path, frames: Iterable[Frame], used: Iterable[Path]) -> list[str]:
-    """Names in the scene's folder, sorted, that hold none of the photos and masks of `frames` nor any of `used`."""
+    """What another reading of the scene might have used, sorted: folders and lists of frames in its folder.
+
+    Those with photos or masks of `frames` in them are left out, and `used`.
+    """
     taken = [*used, *(path for frame in frames for path in (frame.image_path, frame.mask_path) if path is not None)]
-    tops = set()
-    for path in taken:
-        try:
-            tops.add(path.resolve().relative_to(source.resolve()).parts[0])
-        except (ValueError, IndexError):
-            continue  # elsewhere
-    entries = [entry for entry in source.iterdir() if entry.name not in tops and not entry.name.startswith(".")]
-    return sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+    root = source.resolve()
+    tops = {path.relative_to(root).parts[0] for path in (each.resolve() for each in taken) if root in path.parents}
+    folders = [entry.name + "/" for entry in source.iterdir() if entry.is_dir() and entry.name not in tops]
+    lists = [entry.name for entry in source.glob("transforms*.json") if entry.name not in tops]
+    return sorted(name for name in [*folders, *lists] if not name.startswith("."))
 
 
 # --- words ---

@@ -175,14 +175,16 @@ def test_a_photo_that_cannot_be_read_ends_no_report(tmp_path: Path) -> None:
 
 def test_what_is_not_used_is_listed(tmp_path: Path) -> None:
     folder = write_colmap(tmp_path, small_scene(count=9))
-    (folder / "images_2").mkdir()
-    (folder / "masks").mkdir()
-    (folder / "depths").mkdir()
-    (folder / "database.db").touch()
-    (folder / ".cache").mkdir()
+    for name in ("images_2", "masks", "depths", ".cache"):
+        (folder / name).mkdir()
+    for name in ("database.db", "transforms.json", "transforms_val.json"):
+        (folder / name).touch()
     Image.new("L", (40, 30), 255).save(folder / "masks/00.png")
-    capture = find_reader(folder).read(folder, SceneOptions())
-    assert unused_entries(folder, capture.train, [folder / "sparse"]) == ["database.db", "depths/", "images_2/"]
+    frames = find_reader(folder).read(folder, SceneOptions()).train
+    lists = ["transforms.json", "transforms_val.json"]
+    assert unused_entries(folder, frames, [folder / "sparse"]) == ["depths/", "images_2/", *lists]
+    assert unused_entries(folder, frames, folder.glob("transforms*.json")) == ["depths/", "images_2/", "sparse/"]
+    assert unused_entries(folder / "sparse", frames, []) == ["0/"]
 
 
 # Doubts

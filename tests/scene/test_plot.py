@@ -55,7 +55,8 @@ def test_aerial_photos_are_seen_from_above(seed: int) -> None:
     for index in range(30):
         angle = 2 * math.pi * index / 30
         pose = np.eye(4)
-        pose[:3, :3] = [[math.cos(angle), math.sin(angle), 0], [math.sin(angle), -math.cos(angle), 0], [0, 0, -1]]
+        cosine, sine = math.cos(angle), math.sin(angle)
+        pose[:3, :3] = np.array([[cosine, sine, 0.0], [sine, -cosine, 0.0], [0.0, 0.0, -1.0]])
         center = np.array([index % 6, 2.0 * (index // 6), 50 + 0.1 * (index % 3)])
         pose[:3, 3] = -pose[:3, :3] @ center
         cameras.append(replace(small_scene().cameras[0], world_to_camera=pose))
