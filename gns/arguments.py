@@ -293,6 +293,41 @@ class SuiteConfig(MachineConfig):
         object.__setattr__(self, "iterations", run_length(self.iterations, DEFAULT_METHOD, self.schedule))
 
 
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Which scene `gns inspect` describes."""
+
+    source_path: Path = field(
+        metadata=option("folder of the scene; -s may be left out", group="scene", short="-s", metavar="SCENE")
+    )
+    images: str = field(
+        default="images", metadata=option("folder of the photos inside the scene", group="scene", short="-i")
+    )
+    resolution: int = field(
+        default=-1, metadata=option("as in train.py: sizes are told after it", group="scene", short="-r", at_least=-1)
+    )
+    plot: Path | None = field(
+        default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def parse_inspect(argv: Sequence[str], *, prog: str = "gns inspect") -> InspectConfig:
+    """The configuration that a command line of `gns inspect` asks for; the scene may stand alone. Raises UserError."""
+    description = "Say what a scene is, what was found and not used, and what looks wrong."
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "-s")
+    elif len(words) > 2 and not words[-1].startswith("-") and not words[-2].startswith("-"):
+        words.insert(-1, "-s")
+    config: InspectConfig = build(
+        InspectConfig, given_options([InspectConfig], words, prog=prog, description=description)
+    )
+    return config
+
+
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
     """The configuration that a command line of render.py asks for. Raises UserError."""
     description = "Render the training and held-out views of a trained model."

@@ -1,4 +1,4 @@
-"""The commands: `gns train`, `gns render`, `gns metrics`, `gns test`; the top-level scripts call the same functions.
+"""The commands: `gns train`, `gns render` and so on; the top-level scripts call the same functions.
 
 A command is a function from its arguments to an exit status. Its heavy imports come after its options are read, so
 that `--help` and a wrong option answer at once.
@@ -60,7 +60,24 @@ def test(argv: Sequence[str]) -> int:
     return run_suite(config)
 
 
-COMMANDS: dict[str, Command] = {"train": train, "render": render, "metrics": metrics, "test": test}
+def inspect(argv: Sequence[str]) -> int:
+    """Say what a scene is and what looks wrong with it, and draw it."""
+    from gns.arguments import parse_inspect
+
+    config = parse_inspect(argv)
+    from gns.commands.inspect import inspect_scene
+
+    inspect_scene(config)
+    return 0
+
+
+COMMANDS: dict[str, Command] = {
+    "train": train,
+    "render": render,
+    "metrics": metrics,
+    "test": test,
+    "inspect": inspect,
+}
 
 
 def run(command: Command, argv: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from gns.commands.render import scene_options
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene.inspection import doubts, summary
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
@@ -40,6 +41,9 @@ def _train_together(config: TrainConfig, team: Team, device: torch.device) -> in
         return 0
     checkpoint = _checkpoint(config, run)
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
+    say(summary(scene), config.quiet)
+    for doubt in doubts(scene):
+        say(f"warning: {doubt}", config.quiet)
     if team.is_main:
         run.write_scene(scene)
     say(f"training on {backend_of(device).description}", config.quiet)
