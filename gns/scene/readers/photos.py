@@ -11,6 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -76,8 +77,9 @@ class PhotoFolder:
     def exact(self, name: str) -> str | None:
         """The photo of this name, which may lack its suffix."""
         for suffix in _USUAL_SUFFIXES[: 1 if is_photo(name) else None]:
-            if (self.root / (name + suffix)).is_file():
-                return name + suffix
+            with suppress(OSError):  # a name from a garbage file may be too long to ask for
+                if (self.root / (name + suffix)).is_file():
+                    return name + suffix
         return None
 
     def similar(self, name: str) -> str | None:

@@ -211,6 +211,24 @@ def test_several_photos_for_one_name(tmp_path: Path) -> None:
         read(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "a/" * 3000 + "b.jpg", "/", "..", "../..", "C:\\", "\n.jpg", "\udcff\udcfe"]
+)
+def test_names_of_nothing_are_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    small = small_scene(count=1)
+    folder = write_colmap(tmp_path / "colmap", named(small, "{}".format), photos=small)
+    path = folder / "sparse/0/images.bin"
+    path.write_bytes(path.read_bytes().replace(b"00.png", name.encode("utf-8", "surrogateescape")))
+    with pytest.raises(UserError, match=r"images\.bin"):
+        read(folder)
+    folder = write_nerfstudio(tmp_path / "transforms", small)
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"][0]["file_path"] = name
+    (folder / "transforms.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"transforms\.json"):
+        read(folder)
+
+
 def test_photos_without_a_pose_are_reported(tmp_path: Path) -> None:
     small = small_scene(count=6)
     part = SmallScene(small.cameras[:4], small.images[:4], small.points)
