@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from gns.arguments import Config
@@ -44,10 +45,17 @@ def read_scene(
 ) -> Scene:
     """The scene in a folder of COLMAP, Blender or Nerfstudio; the arguments are the options of train.py.
 
-    `hold_out` keeps every eighth photo for scores (`--eval`). Raises UserError for what cannot be read.
+    `hold_out` keeps every eighth photo for scores (`--eval`), or those that the scene names. What looks wrong is a
+    Python warning. Raises UserError for what cannot be read.
     """
     options = SceneOptions(images=images, resolution=resolution, eval=hold_out, white_background=white_background)
-    return _read_scene(Path(folder), options, lambda _: None)
+    return _read_scene(Path(folder), options, _warn)
+
+
+def _warn(text: str) -> None:
+    """Hand on what a reader doubts; its other lines are for the terminal."""
+    if text.startswith("warning: "):
+        warnings.warn(text.removeprefix("warning: "), stacklevel=4)
 
 
 def load(path: str | Path) -> Gaussians:

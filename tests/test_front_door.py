@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import gns
 import gns.api
@@ -108,6 +109,14 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     write_colmap(tmp_path / "scene", small_scene(count=9))
     assert [len(views) for views in (gns.read_scene(tmp_path / "scene").test,)] == [2]
     assert gns.read_scene(str(tmp_path / "scene"), hold_out=False, white_background=True).background == (1.0, 1.0, 1.0)
+
+
+def test_doubts_of_a_reader_are_warnings(tmp_path: Path) -> None:
+    folder = write_colmap(tmp_path / "scene", small_scene(count=9))
+    (folder / "masks").mkdir()
+    Image.new("L", (8, 8)).save(folder / "masks" / "nobody.png")
+    with pytest.warns(UserWarning, match="nobody"):
+        gns.read_scene(folder)
 
 
 def test_a_model_is_written_and_read(tmp_path: Path) -> None:
