@@ -68,7 +68,7 @@ def test_what_is_found_and_not_used_and_what_looks_wrong(tmp_path: Path, capsys:
     lines = capsys.readouterr().out.splitlines()
     assert "unused    images_4/" in lines
     assert any("05.png lacks the two bytes that end a JPEG" in line for line in lines)
-    assert any(line.startswith("doubts    04.png is of a single colour") for line in lines)
+    assert any(line.startswith("doubts    04.png shows a single colour") for line in lines)
 
 
 def test_a_scene_without_faults_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

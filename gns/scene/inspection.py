@@ -36,7 +36,7 @@ _FIELDS_OF_VIEW = (10.0, 150.0)  # degrees, of photos that pinhole cameras take
 _OFF_CENTRE = 0.2  # of a photo's side, that a principal point may be off its middle
 _MOSTLY_HIDDEN = 0.9
 _ONE_COLOUR = 2.0  # levels; the standard deviation of a photo that shows something is larger
-_SAME_PLACE = 1e-3  # of the extent: closer cameras see no depth between them
+_SAME_PLACE = 1e-3  # of the median depth: closer cameras see no depth between them
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def describe_scene(scene: Scene, *, own_points: bool) -> list[Row]:
     rows.append(("extent", f"{scene.extent:.4g} units of the scene"))
     if masks := [view.mask for view in views if view.mask is not None]:
         hidden = [100 * (1 - float(mask.float().mean())) for mask in masks]
-        rows.append(("hidden", f"{_range(hidden)} % of a photo by its mask, {np.mean(hidden):.0f} % on average"))
+        rows.append(("hidden", f"{_range(hidden)} % of a photo by its mask, on average {np.mean(hidden):.0f} %"))
     return rows
 
 
@@ -228,12 +228,12 @@ def _doubts_about_photos(train: Sequence[View], views: Sequence[View]) -> list[s
     if len(train) < _FEW_PHOTOS:
         found.append(f"{len(train)} photos are few to learn a scene from: expect floaters, or add photos")
     if blank := [view for view in views if float(view.image.float().std()) < _ONE_COLOUR]:
-        found.append(f"{_photos(blank)} of a single colour: remove them, or restore them if they should show something")
+        found.append(f"{_named(blank)} shows a single colour: remove it, or restore it if it should show something")
     hidden = [view for view in views if view.mask is not None and float(view.mask.float().mean()) < 1 - _MOSTLY_HIDDEN]
     if hidden:
         found.append(
-            f"the masks of {_named(hidden)} hide more than {_MOSTLY_HIDDEN:.0%} of the photo: white must be what "
-            "counts; invert them if they are the other way round"
+            f"the masks of {_named(hidden)} hide more than {100 * _MOSTLY_HIDDEN:.0f} % of the photo: white must be "
+            "what counts; invert them if they are the other way round"
         )
     masked = [view for view in views if view.mask is not None]
     if masked and all(bool(view.mask.all()) for view in masked if view.mask is not None):
@@ -257,12 +257,14 @@ def _doubts_about_cameras(scene: Scene, views: Sequence[View]) -> list[str]:
             f"{camera.height} pixels: check cx and cy unless the photos are cut out of larger ones"
         )
     centers = np.stack([view.camera.center for view in views])
-    if len(views) > 1 and np.abs(centers - centers.mean(axis=0)).max() < _SAME_PLACE * scene.extent:
+    spread = float(np.abs(centers - centers.mean(axis=0)).max())
+    depths = sampled_sight(scene).depths
+    if len(views) > 1 and len(depths) and spread < _SAME_PLACE * float(np.median(depths)):
         found.append(
             "all photos are taken from one place, from where nothing tells how far away things are: new views from "
             "elsewhere will be wrong"
         )
-    elif pairs := _twins(views, scene.extent):
+    elif pairs := _twins(views, spread):
         first, second = pairs[0]
         more = f" (and {len(pairs) - 1} more pairs)" if len(pairs) > 1 else ""
         found.append(
@@ -277,7 +279,7 @@ def _doubts_about_points(scene: Scene) -> list[str]:
     # All points here: of a sample, a narrow photo may see none by chance.
     views = [view for view in scene.train if sight([view.camera], scene.points.positions).counts[0] == 0]
     if 0 < len(views) < len(scene.train):
-        found.append(f"{_photos(views)} without a point in them: their poses may be wrong, or they show only sky")
+        found.append(f"no point is in {_named(views)}: its pose is wrong, or it shows nothing but sky")
     colors = scene.points.colors
     if len(colors) > 1 and (colors == colors[0]).all():
         red, green, blue = colors[0]
@@ -287,12 +289,12 @@ def _doubts_about_points(scene: Scene) -> list[str]:
     return found
 
 
-def _twins(views: Sequence[View], extent: float) -> list[tuple[View, View]]:
-    """Pairs of photos with equal poses."""
+def _twins(views: Sequence[View], spread: float) -> list[tuple[View, View]]:
+    """Pairs of photos with equal poses, to a millionth of how far the cameras are spread."""
     first_at: dict[bytes, View] = {}
     pairs = []
     for view in views:
-        pose = np.round(view.camera.world_to_camera[:3] / [1, 1, 1, max(extent, 1e-300)], 6) + 0.0
+        pose = np.round(view.camera.world_to_camera[:3] / [1, 1, 1, spread or 1], 6) + 0.0
         twin = first_at.setdefault(pose.tobytes(), view)
         if twin is not view:
             pairs.append((twin, view))
@@ -349,10 +351,6 @@ def _listed(shown: Sequence[str], count: int) -> str:
 
 def _named(views: Sequence[View]) -> str:
     return views[0].camera.name + (f" (and {len(views) - 1} more)" if len(views) > 1 else "")
-
-
-def _photos(views: Sequence[View]) -> str:
-    return f"{views[0].camera.name} is" if len(views) == 1 else f"{len(views)} photos ({views[0].camera.name}, …) are"
 
 
 def _relative(folder: Path, source: Path) -> str:

@@ -52,6 +52,7 @@ def draw_scene(
     low, high = shown_box(centers, positions)
     length = 0.03 * float((high - low).max()) * min(1.0, (_MANY / len(cameras)) ** 0.5)
 
+    size = float(np.clip(20_000 / max(len(positions), 1), 2, 12))  # square points of the printer: few are drawn larger
     tallest = float(max(high[1:] - low[1:]) / (high[0] - low[0]))  # of the two panels, for a width of 1
     height = float(np.clip(_WIDTH / 2 * tallest + 1, *_HEIGHTS))
     figure = Figure(figsize=(_WIDTH, height), dpi=_DOTS, layout="constrained")
@@ -62,7 +63,7 @@ def draw_scene(
     for panel, (title, across, up, towards) in zip(figure.subplots(1, 2), titles, strict=True):
         # What is nearer to the eye covers the rest: from above the higher points, from the side those in front.
         order = np.argsort(positions[:, towards] * (1 if title == "from above" else -1))
-        panel.scatter(positions[order, across], positions[order, up], s=2, c=colors[order], linewidths=0)
+        panel.scatter(positions[order, across], positions[order, up], s=size, c=colors[order], linewidths=0)
         for group, colour in ((train, _TRAINING), (test, _HELD_OUT)):
             _draw_cameras(panel, group, axes[[across, up]], length, colour)
         panel.set(xlim=(low[across], high[across]), ylim=(low[up], high[up]), title=title, facecolor=_PAPER)
