@@ -18,7 +18,7 @@ from torch import Tensor
 from gns.errors import UserError
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.scene import Gaussians
-from gns.scene.gaussians import as_planes
+from gns.scene.gaussians import GROUPS, as_planes
 from gns.utils.workspace import Workspace
 
 
@@ -158,7 +158,7 @@ class Population:
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
-        return Gaussians(**{name: group.parameter for name, group in self._groups.items() if name not in self._extras})
+        return Gaussians(*(self._groups[name].parameter for name in GROUPS))
 
     def __len__(self) -> int:
         return len(self.gaussians)

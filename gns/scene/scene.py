@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gns.scene.camera import Camera
+from gns.scene.frame import WORLD, LocalFrame, frame_for
 from gns.scene.points import PointCloud, random_points
 from gns.scene.view import View
 from gns.utils.images import compose
@@ -27,8 +29,25 @@ class Scene:
     train: list[View]  # to learn from
     test: list[View]  # held out
     points: PointCloud  # to start from
-    extent: float  # 1.1 × the largest distance of a training camera centre to their mean, in world units
+    extent: float  # see `scene_extent`, in world units
     background: tuple[float, float, float]  # RGB in [0, 1]
+
+    @cached_property
+    def frame(self) -> LocalFrame:
+        """The coordinates to train in; those of the scene unless it is small or far away."""
+        return frame_for(np.stack([view.camera.center for view in self.train]), self.extent)
+
+    def local(self) -> Scene:
+        """The scene in its frame's coordinates; itself where that is the world."""
+        if self.frame == WORLD:
+            return self
+        return replace(
+            self,
+            train=[replace(view, camera=self.frame.camera(view.camera)) for view in self.train],
+            test=[replace(view, camera=self.frame.camera(view.camera)) for view in self.test],
+            points=PointCloud(self.frame.positions(self.points.positions), self.points.colors),
+            extent=self.extent / self.frame.scale,
+        )
 
     @classmethod
     def from_arrays(
@@ -105,11 +124,33 @@ def scene_extent(train: list[View], points: PointCloud) -> float:
 
     Learning rates are proportional to it, so it must not vanish. Where all cameras stand at one place (a single photo,
     a panorama) it is the median distance from there to the points, as when one walks round a subject at that distance.
+    Cameras that `stray_cameras` names do not count: one wrong pose would decide how the whole scene is learned.
     """
     centers = np.stack([view.camera.center for view in train])
+    centers = centers[~stray_cameras(centers)]
     middle = centers.mean(axis=0)
     radius = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
     to_points = float(np.median(np.linalg.norm(points.positions - middle, axis=1)))
     if radius > 1e-6 * to_points:
         return radius
     return to_points if to_points > 0 else 1.0
+
+
+STRAY_SHARE = 20  # at most one camera in so many is a stray, but one in any case
+STRAY_DISTANCE = 5.0  # × the distance of the farthest other camera
+
+
+def stray_cameras(centers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Mask [V] of the few cameras that stand far away from all others, at `centers` [V, 3].
+
+    They are farther from the median of all centres than STRAY_DISTANCE × the farthest of those that remain when one in
+    STRAY_SHARE is left out. On captures of every kind that ratio was at most 1.3; a larger group far away is no
+    mistake, and fewer than five cameras tell nothing.
+    """
+    distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
+    if len(centers) < 5:
+        return np.zeros(len(centers), bool)
+    left_out = max(1, len(centers) // STRAY_SHARE)
+    reach = np.sort(distances)[-1 - left_out]
+    stray: npt.NDArray[np.bool_] = (distances > STRAY_DISTANCE * reach) & (reach > 0)
+    return stray
