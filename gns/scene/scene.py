@@ -137,7 +137,7 @@ def scene_extent(train: list[View], points: PointCloud) -> float:
 
 
 STRAY_SHARE = 20  # at most one camera in so many is a stray, but one in any case
-STRAY_DISTANCE = 5.0  # × the distance of the farthest other camera
+STRAY_DISTANCE = 10.0  # × the distance of the farthest other camera
 
 
 def stray_cameras(centers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
