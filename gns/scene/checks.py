@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.camera import Camera
+from gns.scene.layout import stray_cameras
 from gns.scene.points import PointCloud
-from gns.scene.scene import stray_cameras
 from gns.scene.view import View
 
 Floats = npt.NDArray[np.float64]

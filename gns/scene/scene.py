@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gns.scene.camera import Camera
 from gns.scene.frame import WORLD, LocalFrame, frame_for
+from gns.scene.layout import stray_cameras
 from gns.scene.points import PointCloud, random_points
 from gns.scene.view import View
 from gns.utils.images import compose
@@ -134,23 +135,3 @@ def scene_extent(train: list[View], points: PointCloud) -> float:
     if radius > 1e-6 * to_points:
         return radius
     return to_points if to_points > 0 else 1.0
-
-
-STRAY_SHARE = 20  # at most one camera in so many is a stray, but one in any case
-STRAY_DISTANCE = 10.0  # × the distance of the farthest other camera
-
-
-def stray_cameras(centers: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Mask [V] of the few cameras that stand far away from all others, at `centers` [V, 3].
-
-    They are farther from the median of all centres than STRAY_DISTANCE × the farthest of those that remain when one in
-    STRAY_SHARE is left out. On captures of every kind that ratio was at most 1.3; a larger group far away is no
-    mistake, and fewer than five cameras tell nothing.
-    """
-    distances = np.linalg.norm(centers - np.median(centers, axis=0), axis=1)
-    if len(centers) < 5:
-        return np.zeros(len(centers), bool)
-    left_out = max(1, len(centers) // STRAY_SHARE)
-    reach = np.sort(distances)[-1 - left_out]
-    stray: npt.NDArray[np.bool_] = (distances > STRAY_DISTANCE * reach) & (reach > 0)
-    return stray

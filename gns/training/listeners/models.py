@@ -32,8 +32,7 @@ class Models(Listener):
 
 def offset_told(path: Path, offset: tuple[float, float, float]) -> str:
     """The sentence for a model whose coordinates in the file are not the scene's."""
-    numbers = ", ".join(f"{value:.12g}" for value in offset)
     return (
-        f"the scene lies too far from the origin for the 24 bits of a model's coordinates: add ({numbers}) to those in "
+        f"the scene lies too far from the origin for the 24 bits of a model's coordinates: add {offset} to those in "
         f"the file; {offset_path(path).name} beside it has these numbers"
     )
