@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def scene() -> Scene:
     return tiny_scene()
 
 
-def trained(scene: Scene, **changes: object) -> TrainState:
+def trained(scene: Scene, **changes: Any) -> TrainState:
     return train(scene, tiny_config(iterations=ITERATIONS, **changes))
 
 
