@@ -35,7 +35,14 @@ FAR_POINT = 1e6  # extents from the cameras
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # from OpenGL's axes to COLMAP's and back
 
 
-def _flipped(pose: Floats) -> Floats:
+OTHER_CONVENTION = (
+    "the cameras' y and z axes turned round: convert the matrices, which are in the other convention (a camera of "
+    "transforms.json looks along −z with y up, one of COLMAP along +z with y down)"
+)
+
+
+def other_convention(pose: Floats) -> Floats:
+    """The pose of a camera whose matrix was read with OpenGL's axes and has COLMAP's, or the other way round."""
     return _FLIP @ pose
 
 
@@ -50,9 +57,8 @@ def _flipped_inverse(pose: Floats) -> Floats:
 # How poses are mistaken: how the true one follows from the one that was read, and what to say.
 _MISTAKES: tuple[tuple[Callable[[Floats], Floats], str], ...] = (
     (
-        _flipped,
-        "the cameras' y and z axes turned round: convert the matrices, which are in the other convention (a camera of "
-        "transforms.json looks along −z with y up, one of COLMAP along +z with y down)",
+        other_convention,
+        OTHER_CONVENTION,
     ),
     (
         _inverse,

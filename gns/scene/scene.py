@@ -15,7 +15,8 @@ from torch import Tensor
 from gns.scene.camera import Camera
 from gns.scene.frame import WORLD, LocalFrame, frame_for
 from gns.scene.layout import stray_cameras
-from gns.scene.points import PointCloud, random_points
+from gns.scene.points import PointCloud
+from gns.scene.start import starting_points
 from gns.scene.view import View
 from gns.utils.images import compose
 
@@ -68,7 +69,8 @@ class Scene:
         Args:
             cameras: one for each photo, of its size, without distortion.
             images: uint8, [H, W, 3], or [H, W, 4] with an alpha channel that is composed on the background.
-            points: to start from; None: random ones inside the cameras' frustums, drawn from `seed`.
+            points: to start from; None: triangulated from the photos, or random ones inside the cameras' frustums,
+                drawn from `seed`, where they give too few.
             masks: bool [H, W] for each photo, False where its pixels must not be learned from; None: all count.
             held_out: indices of the photos that are not learned from but scored.
             background: RGB in [0, 1] behind the scene.
@@ -85,7 +87,7 @@ class Scene:
         train = [view for index, view in enumerate(views) if index not in set(held_out)]
         if not train:
             raise ValueError("no photo is left to learn from")
-        points = random_points(train, seed) if points is None else points
+        points = starting_points(train, seed) if points is None else points
         return cls(
             name=name,
             train=train,

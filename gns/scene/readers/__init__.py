@@ -7,11 +7,12 @@ from pathlib import Path
 
 from gns.errors import UserError
 from gns.scene.checks import check_points, points_within_reach, stray_named
-from gns.scene.points import PointCloud, random_points
+from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
+from gns.scene.start import starting_points
 from gns.scene.view import View
 
 __all__ = ["SceneOptions", "read_scene"]
@@ -42,9 +43,8 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     for doubt in doubts:
         report(f"warning: {doubt}")
     if points is None:
-        points = random_points(train, options.seed)
+        points = starting_points(train, options.seed, report)
         extent = scene_extent(train, points)
-        report(f"no 3D points: {len(points.positions)} random ones inside the camera frustums")
     return Scene(
         name=source.resolve().name,
         train=train,
