@@ -30,6 +30,7 @@ VISIBLE = 0.3  # share that another reading of the poses must make visible
 # Correlation of the grey of points with that of the pixels that show them: 0.27 and 0.64 in real captures, at most 0.11
 # with the axes exchanged.
 UNLIKE, ALIKE = 0.15, 0.2
+LEAST_EVIDENCE = 50  # points; fewer tell nothing
 FAR_POINT = 1e6  # extents from the cameras
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # from OpenGL's axes to COLMAP's and back
@@ -116,6 +117,8 @@ def points_within_reach(points: PointCloud, train: Sequence[View], extent: float
 
 def check_points(points: PointCloud, train: Sequence[View]) -> list[str]:
     """What looks wrong about where the points are, in sentences. Raises UserError where almost none is seen."""
+    if len(points.positions) < LEAST_EVIDENCE:
+        return []
     views = [train[index] for index in np.unique(np.linspace(0, len(train) - 1, SAMPLED_VIEWS).round().astype(int))]
     thinning = -(-len(points.positions) // SAMPLED_POINTS)
     sample = PointCloud(points.positions[::thinning], points.colors[::thinning])
@@ -194,7 +197,7 @@ def _likeness(views: Sequence[View], sight: Sight, points: PointCloud) -> float 
     """Correlation of the points' grey with the photos', of the median view; None where too few show anything."""
     found = []
     for view, rows, pixels in zip(views, sight.seen, sight.pixels, strict=True):
-        if len(rows) < 50:
+        if len(rows) < LEAST_EVIDENCE:
             continue
         photo = view.image.numpy()[pixels[:, 1], pixels[:, 0]].mean(axis=1)
         cloud = points.colors[rows].mean(axis=1)

@@ -71,6 +71,11 @@ def test_points_in_other_coordinates_are_refused(scene: Scene) -> None:
     assert "one reconstruction, or start without the points" in str(refusal.value)
 
 
+def test_a_handful_of_points_tells_nothing(scene: Scene) -> None:
+    away = PointCloud(scene.points.positions[:49] + 1e6, scene.points.colors[:49])
+    assert check_points(away, scene.train) == []
+
+
 def test_points_behind_the_cameras_are_refused(scene: Scene) -> None:
     camera = scene.train[0].camera
     behind = with_points(scene, scene.points.positions - 30 * camera.rotation[2])
