@@ -91,10 +91,10 @@ def look(cameras: Sequence[Camera], positions: Floats) -> Sight:
     """What `cameras` see of the points at `positions` [P, 3], with nothing hidden by anything."""
     seen, pixels, depths = [], [], []
     for camera in cameras:
-        local = positions @ camera.rotation.T + camera.translation
-        in_front = np.flatnonzero(local[:, 2] > 0)
-        x, y, z = local[in_front].T
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # of points at absurd distances
+            local = positions @ camera.rotation.T + camera.translation
+            in_front = np.flatnonzero(local[:, 2] > 0)
+            x, y, z = local[in_front].T
             u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
         inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
         seen.append(in_front[inside])

@@ -90,7 +90,10 @@ def load_ply(path: Path) -> Gaussians:
 
 
 def gaussians_that_fit(size: int, sh_degree: int) -> int:
-    """The largest number of Gaussians of this SH degree whose PLY file has at most `size` bytes."""
+    """The largest number of Gaussians of this SH degree whose PLY file has at most `size` bytes.
+
+    The comments of a scene that has a frame, less than 300 bytes, are not counted: the scene is not known yet.
+    """
     properties = [(name, _FLOAT) for name in _columns((sh_degree + 1) ** 2 - 1)]
     row = 4 * len(properties)
     # The header counts too, and holds the number: at most one row more or less than this first guess.

@@ -41,7 +41,7 @@ class Features:
 
     camera: Camera
     pixels: Floats  # [K, 2]
-    descriptors: npt.NDArray[np.float32]  # [K, 128], whole numbers
+    descriptors: npt.NDArray[np.uint8]  # [K, 128]
     colors: npt.NDArray[np.uint8]  # [K, 3]
 
 
@@ -76,13 +76,12 @@ def _find_features(view: View) -> Features:
     grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     found, descriptors = cv2.SIFT.create(nfeatures=MOST_FEATURES).detectAndCompute(grey, mask)
     if descriptors is None:
-        return Features(camera, np.empty((0, 2)), np.empty((0, 128), np.float32), np.empty((0, 3), np.uint8))
+        return Features(camera, np.empty((0, 2)), np.empty((0, 128), np.uint8), np.empty((0, 3), np.uint8))
     pixels = np.array([feature.pt for feature in found], np.float64).reshape(-1, 2)
     columns, rows = pixels.round().astype(np.int64).T
     colors = image[rows.clip(0, camera.height - 1), columns.clip(0, camera.width - 1)]
-    return Features(
-        camera, pixels + 0.5, descriptors.astype(np.float32), colors
-    )  # OpenCV's pixel centres are whole numbers
+    pixels += 0.5  # OpenCV's pixel centres are whole numbers
+    return Features(camera, pixels, descriptors.astype(np.uint8), colors)
 
 
 def _pairs(cameras: Sequence[Camera]) -> list[tuple[int, int]]:
@@ -107,9 +106,10 @@ def _match(first: Features, second: Features) -> Integers:
     """
     if len(first.pixels) < 2 or len(second.pixels) < 2:
         return np.empty((0, 2), np.int64)
-    # Descriptors are whole numbers below 256: all sums here are exact in float32, whatever their order.
-    squares = [np.square(found.descriptors).sum(axis=1) for found in (first, second)]
-    distances = first.descriptors @ (-2 * second.descriptors.T)
+    # Of whole numbers below 256 all sums here are exact in float32, whatever their order.
+    ours, theirs = first.descriptors.astype(np.float32), second.descriptors.astype(np.float32)
+    squares = [np.square(descriptors).sum(axis=1) for descriptors in (ours, theirs)]
+    distances = ours @ (-2 * theirs.T)
     distances += squares[0][:, None]
     distances += squares[1]
     distances[_epipolar_distances(first, second) > EPIPOLAR] = np.inf

@@ -26,7 +26,7 @@ def observations(
     `noise` in pixels; a share `wrong` of the points is somewhere else in each photo.
     """
     generator = np.random.default_rng(0)
-    descriptors = generator.integers(0, 90, (len(points), 128)).astype(np.float32)
+    descriptors = generator.integers(0, 90, (len(points), 128)).astype(np.uint8)
     features = []
     for camera in cameras:
         local = points @ camera.rotation.T + camera.translation
