@@ -3,6 +3,7 @@
     config.json                                the run's options (`gns.arguments.TrainConfig`)
     cfg_args, cameras.json, input.ply          for viewers and other tools of the 3DGS family
     point_cloud/iteration_N/point_cloud.ply    the model after iteration N
+    …/point_cloud.offset.json, input.offset.json    far from the origin: what the PLY file's positions lack
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
@@ -164,7 +165,7 @@ class RunFolder:
         views = [*scene.test, *scene.train]
         cameras = [_camera_record(index, view.camera) for index, view in enumerate(views)]
         write_text(self.path / "cameras.json", json.dumps(cameras))
-        save_points(scene.points, self.path / "input.ply")
+        save_points(scene.points, self.path / "input.ply", scene.frame.offset)
 
     # Log
 

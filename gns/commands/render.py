@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ def render_run(config: RenderConfig) -> None:
     gaussians = run.load_model(iteration)
     scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
     device = pick_device(config.device)
-    gaussians = gaussians.to(device)
+    gaussians = replace(gaussians, frame=scene.frame).to(device)
     splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
     with renderer_threads(config.threads):
         for split, views, skipped in splits:

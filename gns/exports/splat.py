@@ -17,8 +17,10 @@ def save_splat(gaussians: Gaussians, path: Path) -> None:
     """Write the model, the largest and most opaque Gaussians first: viewers show what has arrived.
 
     Scales are standard deviations, the rotation is (w, x, y, z)·128 + 128. Spherical harmonics above degree 0 have no
-    place in this format. Raises UserError where `path` cannot be written.
+    place in this format. A model too far from the origin for float32 is written relative to its frame's offset.
+    Raises UserError where `path` cannot be written.
     """
+    gaussians, _ = gaussians.for_float32()
     with torch.no_grad():
         scales, opacities = gaussians.log_scales.exp(), gaussians.opacities
         order = torch.argsort(scales.prod(dim=1) * opacities, descending=True, stable=True)

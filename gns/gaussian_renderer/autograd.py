@@ -40,7 +40,8 @@ def render(
     Args:
         camera: pinhole camera with its real principal point.
         gaussians: raw parameters, float32 (on the CPU also float64); activations happen inside. Their device decides
-            where the view is rendered. They may be computed from other tensors, as opacities by a mask are.
+            where the view is rendered. They may be computed from other tensors, as opacities by a mask are. Those with
+            a `frame` are drawn in it.
         background: RGB in [0, 1], [3] or three numbers; a constant, no gradient flows to it.
         edges: edge strength of the view, [H, W]; when given, `importance` is computed along.
         sh_degree: highest spherical-harmonic degree to evaluate; default: all that the coefficients hold.
@@ -61,6 +62,7 @@ def render(
 
     Two calls with the same input give the same bits, forward and backward, whatever the number of threads.
     """
+    camera, gaussians = gaussians.frame.camera(camera), gaussians.local()
     backend = _backend_for(gaussians)
     count, like = len(gaussians), gaussians.means
     degree = gaussians.sh_degree if sh_degree is None else sh_degree
@@ -96,6 +98,7 @@ def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
     bits. `edges` is [H, W] in [0, 1]. No gradient. Score of the densification of Improved-GS (arXiv 2508.12313).
     Raises what `render` raises.
     """
+    camera, gaussians = gaussians.frame.camera(camera), gaussians.local()
     backend, means = _backend_for(gaussians), gaussians.means
     scores = means.new_empty(len(gaussians))
     inputs = RenderInputs(camera, _planes(gaussians), 0, means.new_zeros(3), _map(edges, camera, means))

@@ -158,7 +158,7 @@ class Population:
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
-        return Gaussians(**{name: group.parameter for name, group in self._groups.items() if name not in self._extras})
+        return Gaussians(*(self._groups[name].parameter for name in GROUPS))
 
     def __len__(self) -> int:
         return len(self.gaussians)

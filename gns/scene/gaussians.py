@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
+
+from gns.scene.frame import WORLD, LocalFrame
 
 # Degree-0 spherical harmonic: colour = C0 · dc + 0.5.
 SH_C0 = 0.28209479177387814
@@ -31,6 +33,9 @@ class Gaussians:
     rotations (w, x, y, z) of any length, `opacity_logits` opacities before the sigmoid, `sh_dc` and `sh_rest`
     spherical-harmonic coefficients with K = (degree + 1)² − 1 in `sh_rest`. All tensors share dtype and device, and are
     stored as planes (`as_planes`).
+
+    A model of a scene in small units or far from the origin knows the `frame` that it is drawn in. Its tensors are in
+    the world even so; far from the origin its means are float64, where float32 would not hold them.
     """
 
     means: Tensor  # [N, 3]
@@ -39,6 +44,7 @@ class Gaussians:
     opacity_logits: Tensor  # [N]
     sh_dc: Tensor  # [N, 1, 3]
     sh_rest: Tensor  # [N, K, 3]
+    frame: LocalFrame = field(default=WORLD, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, values in self.named_tensors():
@@ -55,11 +61,40 @@ class Gaussians:
 
     def to(self, device: torch.device) -> Gaussians:
         """The same Gaussians on `device`, outside autograd; tensors that are there already are shared."""
-        return Gaussians(**{name: values.detach().to(device) for name, values in self.named_tensors()})
+        return Gaussians(*(values.detach().to(device) for _, values in self.named_tensors()), frame=self.frame)
 
     def rows(self, rows: Tensor) -> Gaussians:
         """Copies of the Gaussians `rows` [K] int64, outside autograd; a row may come several times."""
-        return Gaussians(**{name: values.detach()[rows] for name, values in self.named_tensors()})
+        return Gaussians(*(values.detach()[rows] for _, values in self.named_tensors()), frame=self.frame)
+
+    def in_world(self, frame: LocalFrame) -> Gaussians:
+        """The same model in the world, to be drawn in `frame`, the coordinates of which its tensors have now.
+
+        Its means stay float64 where float32 would move them by more than a tenth of the smallest Gaussians.
+        """
+        if frame == WORLD:
+            return self
+        means = frame.scale * self.means.double() + self.means.new_tensor(frame.offset, dtype=torch.float64)
+        log_scales = (self.log_scales.double() + math.log(frame.scale)).to(self.log_scales.dtype)
+        held = 10 * frame.rounding <= _smallest(log_scales)
+        return replace(self, means=means.to(self.means.dtype) if held else means, log_scales=log_scales, frame=frame)
+
+    def local(self) -> Gaussians:
+        """The same model in its frame's coordinates, all of one dtype; itself where it is that already."""
+        if self.frame == WORLD and self.means.dtype == self.log_scales.dtype:
+            return self
+        offset, scale = self.frame.offset, self.frame.scale
+        means = (self.means.double() - self.means.new_tensor(offset, dtype=torch.float64)) / scale
+        log_scales = self.log_scales.double() - math.log(scale)
+        dtype = self.log_scales.dtype
+        return replace(self, means=means.to(dtype), log_scales=log_scales.to(dtype), frame=WORLD)
+
+    def for_float32(self) -> tuple[Gaussians, tuple[float, float, float]]:
+        """The model as files hold it, and what to add to its means there to have them in the world."""
+        if self.means.dtype != torch.float64 or self.frame == WORLD:
+            return self, WORLD.offset
+        means = self.means - self.means.new_tensor(self.frame.offset)
+        return replace(self, means=means.to(self.log_scales.dtype)), self.frame.offset
 
     @property
     def sh_degree(self) -> int:
@@ -73,4 +108,10 @@ class Gaussians:
 
 
 # The names of the six parameter groups, in the order in which everything lists them.
-GROUPS: tuple[str, ...] = tuple(field.name for field in fields(Gaussians))
+GROUPS: tuple[str, ...] = tuple(entry.name for entry in fields(Gaussians) if entry.name != "frame")
+
+
+def _smallest(log_scales: Tensor) -> float:
+    """The standard deviation that the shortest axis of all but a hundredth of the Gaussians exceeds; 0 for none."""
+    shortest = log_scales.detach().min(dim=1).values if len(log_scales) else log_scales.new_zeros(0)
+    return float(shortest.kthvalue(1 + len(shortest) // 100).values.exp()) if len(shortest) else 0.0

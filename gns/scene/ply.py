@@ -1,17 +1,26 @@
-"""The model and the initial points as PLY files, in the layout that every 3DGS tool reads."""
+"""The model and the initial points as PLY files, in the layout that every 3DGS tool reads.
+
+float32 does not hold the coordinates of a scene far from the origin. Its files are relative to an offset then, which
+is a comment in the header and, for the file `a.ply`, in `a.offset.json`: {"offset": [x, y, z]}, to be added to x y z.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from gns.errors import UserError
+from gns.scene.frame import WORLD, LocalFrame
 from gns.scene.gaussians import Gaussians
 from gns.scene.points import PointCloud
-from gns.utils.ply_file import Table, header, read_table, write_table
+from gns.utils.atomic_files import write_text
+from gns.utils.ply_file import Table, header, read_comments, read_table, write_table
 
 _FLOAT = "f4"
 _REST_COEFFICIENTS = {3 * ((degree + 1) ** 2 - 1): (degree + 1) ** 2 - 1 for degree in range(4)}  # 0, 9, 24, 45
@@ -22,8 +31,9 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
 
     Columns: x y z nx ny nz f_dc_0..2 f_rest_0..3K−1 opacity scale_0..2 rot_0..3. Normals are 0, opacity is the logit,
     scale the natural logarithm, rot (w, x, y, z) as it is stored, and f_rest runs through the coefficients of red, then
-    of green, then of blue. Raises UserError where `path` cannot be written.
+    of green, then of blue. A model with a frame has it in a comment. Raises UserError where `path` cannot be written.
     """
+    gaussians, offset = gaussians.for_float32()
     columns = _columns(gaussians.sh_rest.shape[1])
     count = len(gaussians)
     values = [
@@ -37,13 +47,17 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
     ]
     rows = torch.cat([block.detach().cpu().float() for block in values], dim=1).numpy()
     dtype = np.dtype([(name, "<f4") for name in columns])
-    write_table(path, np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count))
+    table = np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count)
+    frame = gaussians.frame
+    comments = [] if frame == WORLD else [_comment("frame", *frame.offset, frame.scale)]
+    _write_relative(path, table, offset, comments)
 
 
 def load_ply(path: Path) -> Gaussians:
     """Read a model of any SH degree from 0 to 3 as float32; columns may come in any order, type and company.
 
-    Raises UserError naming the file, and the column where one is missing or holds a value that is not finite.
+    What was written relative to an offset is in the world again, with means of float64. Raises UserError naming the
+    file, and the column where one is missing or holds a value that is not finite.
     """
     table = read_table(path)
     names = set(table.dtype.names or ())
@@ -61,18 +75,25 @@ def load_ply(path: Path) -> Gaussians:
     count = len(table)
     # Channel-major columns, [N, 3, K] in memory, become [N, K, 3].
     rest = block(*_numbered("f_rest", rest_count)) if rest_count else torch.zeros(count, 0)
+    means, (offset, frame) = block("x", "y", "z"), _place(path)
+    if offset != WORLD.offset:
+        means = means.double() + torch.tensor(offset, dtype=torch.float64)
     return Gaussians(
-        means=block("x", "y", "z"),
+        means=means,
         log_scales=block(*_numbered("scale", 3)),
         quats=block(*_numbered("rot", 4)),
         opacity_logits=block("opacity")[:, 0],
         sh_dc=block(*_numbered("f_dc", 3))[:, None, :],
         sh_rest=rest.reshape(count, 3, coefficients).transpose(1, 2),
+        frame=frame,
     )
 
 
 def gaussians_that_fit(size: int, sh_degree: int) -> int:
-    """The largest number of Gaussians of this SH degree whose PLY file has at most `size` bytes."""
+    """The largest number of Gaussians of this SH degree whose PLY file has at most `size` bytes.
+
+    The comments of a scene that has a frame, less than 300 bytes, are not counted: the scene is not known yet.
+    """
     properties = [(name, _FLOAT) for name in _columns((sh_degree + 1) ** 2 - 1)]
     row = 4 * len(properties)
     # The header counts too, and holds the number: at most one row more or less than this first guess.
@@ -82,18 +103,65 @@ def gaussians_that_fit(size: int, sh_degree: int) -> int:
     return count
 
 
-def save_points(points: PointCloud, path: Path) -> None:
-    """Write coloured points (x y z nx ny nz red green blue, normals 0), as 3DGS writes `input.ply`."""
+def save_points(points: PointCloud, path: Path, offset: tuple[float, float, float] = WORLD.offset) -> None:
+    """Write coloured points (x y z nx ny nz red green blue, normals 0), as 3DGS writes `input.ply`.
+
+    Where float32 would not hold them they are written relative to an `offset`.
+    """
     table = np.zeros(
         len(points.positions),
         dtype=[(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz")]
         + [(name, "u1") for name in ("red", "green", "blue")],
     )
     for axis, name in enumerate(("x", "y", "z")):
-        table[name] = points.positions[:, axis]
+        table[name] = points.positions[:, axis] - offset[axis]
     for channel, name in enumerate(("red", "green", "blue")):
         table[name] = points.colors[:, channel]
-    write_table(path, table)
+    _write_relative(path, table, offset)
+
+
+def offset_path(path: Path) -> Path:
+    """Where the offset of the PLY file `path` is, if it has one."""
+    return path.with_suffix(".offset.json")
+
+
+def _write_relative(path: Path, table: Table, offset: tuple[float, float, float], comments: Sequence[str] = ()) -> None:
+    """Write a table whose positions lack `offset`, and note that."""
+    if offset == WORLD.offset:
+        offset_path(path).unlink(missing_ok=True)
+        write_table(path, table, comments)
+    else:
+        write_text(offset_path(path), json.dumps({"offset": offset}) + "\n")
+        write_table(path, table, [_comment("offset", *offset), *comments])
+
+
+def _comment(word: str, *numbers: float) -> str:
+    return " ".join([word, *map(repr, numbers)])
+
+
+def _place(path: Path) -> tuple[tuple[float, float, float], LocalFrame]:
+    """(what to add to the positions in the file, the frame to draw the model in), as its header says.
+
+    Where another program has written the file anew and dropped the comments, the file beside it still has the offset.
+    """
+    noted = {word: numbers for comment in read_comments(path) for word, *numbers in [comment.split() or [""]]}
+    try:
+        frame = WORLD
+        if "frame" in noted:
+            *origin, scale = map(float, noted["frame"])
+            frame = LocalFrame(_three(origin), scale)
+        if "offset" in noted:
+            return _three(noted["offset"]), frame
+        if frame == WORLD and offset_path(path).is_file():
+            return _three(json.loads(offset_path(path).read_text(encoding="utf-8"))["offset"]), frame
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} does not say where it lies: its offset or frame is damaged ({error})") from error
+    return WORLD.offset, frame
+
+
+def _three(numbers: Iterable[Any]) -> tuple[float, float, float]:
+    x, y, z = map(float, numbers)
+    return x, y, z
 
 
 def _numbered(stem: str, count: int) -> list[str]:

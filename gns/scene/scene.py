@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 
 from gns.scene.camera import Camera
-from gns.scene.points import PointCloud, random_points
+from gns.scene.frame import WORLD, LocalFrame, frame_for
+from gns.scene.layout import stray_cameras
+from gns.scene.points import PointCloud
+from gns.scene.start import starting_points
 from gns.scene.view import View
 from gns.utils.images import compose
 
@@ -27,8 +31,25 @@ class Scene:
     train: list[View]  # to learn from
     test: list[View]  # held out
     points: PointCloud  # to start from
-    extent: float  # 1.1 × the largest distance of a training camera centre to their mean, in world units
+    extent: float  # see `scene_extent`, in world units
     background: tuple[float, float, float]  # RGB in [0, 1]
+
+    @cached_property
+    def frame(self) -> LocalFrame:
+        """The coordinates to train in; those of the scene unless it is small or far away."""
+        return frame_for(np.stack([view.camera.center for view in self.train]), self.extent)
+
+    def local(self) -> Scene:
+        """The scene in its frame's coordinates; itself where that is the world."""
+        if self.frame == WORLD:
+            return self
+        return replace(
+            self,
+            train=[replace(view, camera=self.frame.camera(view.camera)) for view in self.train],
+            test=[replace(view, camera=self.frame.camera(view.camera)) for view in self.test],
+            points=PointCloud(self.frame.positions(self.points.positions), self.points.colors),
+            extent=self.extent / self.frame.scale,
+        )
 
     @classmethod
     def from_arrays(
@@ -48,7 +69,8 @@ class Scene:
         Args:
             cameras: one for each photo, of its size, without distortion.
             images: uint8, [H, W, 3], or [H, W, 4] with an alpha channel that is composed on the background.
-            points: to start from; None: random ones inside the cameras' frustums, drawn from `seed`.
+            points: to start from; None: triangulated from the photos, or random ones inside the cameras' frustums,
+                drawn from `seed`, where they give too few.
             masks: bool [H, W] for each photo, False where its pixels must not be learned from; None: all count.
             held_out: indices of the photos that are not learned from but scored.
             background: RGB in [0, 1] behind the scene.
@@ -65,7 +87,7 @@ class Scene:
         train = [view for index, view in enumerate(views) if index not in set(held_out)]
         if not train:
             raise ValueError("no photo is left to learn from")
-        points = random_points(train, seed) if points is None else points
+        points = starting_points(train, seed) if points is None else points
         return cls(
             name=name,
             train=train,
@@ -105,8 +127,10 @@ def scene_extent(train: list[View], points: PointCloud) -> float:
 
     Learning rates are proportional to it, so it must not vanish. Where all cameras stand at one place (a single photo,
     a panorama) it is the median distance from there to the points, as when one walks round a subject at that distance.
+    Cameras that `stray_cameras` names do not count: one wrong pose would decide how the whole scene is learned.
     """
     centers = np.stack([view.camera.center for view in train])
+    centers = centers[~stray_cameras(centers)]
     middle = centers.mean(axis=0)
     radius = 1.1 * float(np.linalg.norm(centers - middle, axis=1).max())
     to_points = float(np.median(np.linalg.norm(points.positions - middle, axis=1)))

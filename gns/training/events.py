@@ -31,7 +31,7 @@ class Event:
 
     @property
     def gaussians(self) -> Gaussians:
-        """The model at this moment: a copy, outside autograd."""
+        """The model at this moment, in the world: a copy, outside autograd."""
         return self._state.gaussians
 
     @property
@@ -87,7 +87,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Remark(Event):
-    """A rule has something to say to the user."""
+    """A rule, or another listener, has something to say to the user."""
 
     text: str
 

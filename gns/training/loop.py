@@ -47,10 +47,14 @@ class Trainer:
         losses: Sequence[Loss] = (),
         parts: Sequence[Part] = (),
     ) -> None:
-        """`views` are the training views with their pixels on `device`; default: as the scene has them."""
-        self.config, self.scene, self.team, self.device = config, scene, team, device
-        self.views = scene.train if views is None else views
-        self.plan = _plan(config, scene, team, self.views)
+        """`views` are those of `scene.local().train` with their pixels on `device`; default: as they are.
+
+        All training is in the coordinates of the scene's frame.
+        """
+        self.config, self.scene, self.team, self.device = config, scene.local(), team, device
+        self._frame = scene.frame
+        self.views = self.scene.train if views is None else views
+        self.plan = _plan(config, self.scene, team, self.views)
         # The run that a team imitates: that of one process which sees as many views.
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
         self._losses, self._parts = losses, parts
@@ -69,6 +73,7 @@ class Trainer:
             sh_degree=self.config.sh_degree,
             device=self.device,
             parts=self._parts,
+            frame=self._frame,
         )
         if earlier is None:
             return fresh
@@ -177,13 +182,16 @@ def train(
     `losses` are added to the photometric one, `parts` trained beside the Gaussians. Models, checkpoints and the log go
     to `run`. All processes of a `team` call this alike. `device` takes precedence over the configuration's.
 
+    A scene that is small or far away is trained in the coordinates of its `frame`, in which `losses` see it too. The
+    model is in the scene's own again wherever it is handed out.
+
     Raises UserError where the loss stops being finite, a file cannot be written, device or memory are missing, or
     another process is lost.
     """
     device = device or pick_device(config.device)
     needed, largest = expected_size(config, scene, device)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
-        views = views_on(scene.train, device, room_for_photos(device, needed))
+        views = views_on(scene.local().train, device, room_for_photos(device, needed))
         trainer = Trainer(config, scene, team, device, views, losses, parts)
         state = trainer.begin(resume_from)
         team.require_equal(state.state_dict(), state.iteration)

@@ -13,6 +13,7 @@ from gns.model.initialisation import initial_gaussians
 from gns.model.population import Population
 from gns.rules import Plan
 from gns.scene import Gaussians, Scene
+from gns.scene.frame import WORLD, LocalFrame
 from gns.scene.sampler import ViewSampler
 from gns.training.parts import Part
 
@@ -32,12 +33,24 @@ class TrainState:
     ]  # one a source of chance: drawing more from one leaves the others as they were
     rules: dict[str, Any]  # what each rule remembers
     parts: dict[str, Part]
+    frame: LocalFrame = WORLD  # the coordinates of the population
 
     @classmethod
     def begin(
-        cls, plan: Plan, scene: Scene, *, seed: int, sh_degree: int, device: torch.device, parts: Sequence[Part] = ()
+        cls,
+        plan: Plan,
+        scene: Scene,
+        *,
+        seed: int,
+        sh_degree: int,
+        device: torch.device,
+        parts: Sequence[Part] = (),
+        frame: LocalFrame = WORLD,
     ) -> TrainState:
-        """The state before the first iteration; the population on `device`, all sources of chance on the CPU."""
+        """The state before the first iteration; the population on `device`, all sources of chance on the CPU.
+
+        `scene` is in the coordinates of `frame`.
+        """
         sources = (_VIEWS, *plan.chances)
         seeds = {name: len(sources) * seed + index for index, name in enumerate(sources)}
         generators = {name: torch.Generator().manual_seed(seeds[name]) for name in plan.chances}
@@ -52,6 +65,7 @@ class TrainState:
             generators=generators,
             rules={rule.name: rule.begin() for rule in plan.rules},
             parts={part.name: part for part in parts},
+            frame=frame,
         )
 
     def rendered(self) -> Gaussians:
@@ -63,14 +77,16 @@ class TrainState:
 
     @property
     def gaussians(self) -> Gaussians:
-        """The model as it is drawn at the moment: a copy, outside autograd."""
+        """The model as it is drawn at the moment, in the world: a copy, outside autograd."""
         with torch.no_grad():
-            return Gaussians(**{name: values.detach().clone() for name, values in self.rendered().named_tensors()})
+            model = Gaussians(*(values.detach().clone() for _, values in self.rendered().named_tensors()))
+            return model.in_world(self.frame)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors, numbers and strings. Its tensors are the live ones: save them before going on."""
         return {
             "iteration": self.iteration,
+            "frame": {"offset": torch.tensor(self.frame.offset, dtype=torch.float64), "scale": self.frame.scale},
             "population": self.population.state_dict(),
             "sampler": self.sampler.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
@@ -88,6 +104,8 @@ class TrainState:
             for kind, own in (("generators", self.generators), ("rules", self.rules), ("parts", self.parts)):
                 if set(saved[kind]) != set(own):
                     raise ValueError(f"its {kind} are {', '.join(saved[kind]) or 'none'}")
+            if _frame_of(saved) != self.frame:
+                raise ValueError("its cameras lie elsewhere, so that it is trained in other coordinates")
             self.iteration = saved["iteration"]
             self.population = Population.from_state_dict(saved["population"], self.plan.extras, device)
             self.sampler.load_state_dict(saved["sampler"])
@@ -107,3 +125,11 @@ class TrainState:
                 f"the checkpoint was trained with --sh-degree {self.population.gaussians.sh_degree}, not {sh_degree}: "
                 "give that degree"
             )
+
+
+def _frame_of(saved: Mapping[str, Any]) -> LocalFrame:
+    """The coordinates of a checkpoint; the world for one from before there were others."""
+    if "frame" not in saved:
+        return WORLD
+    x, y, z = saved["frame"]["offset"].tolist()
+    return LocalFrame((x, y, z), saved["frame"]["scale"])

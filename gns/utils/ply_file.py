@@ -29,19 +29,23 @@ _PROPERTY_OF_TYPE = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
 _LONGEST_HEADER = 1 << 16
 
 
-def header(properties: Sequence[tuple[str, str]], count: int) -> bytes:
+def header(properties: Sequence[tuple[str, str]], count: int, comments: Sequence[str] = ()) -> bytes:
     """The header of a binary little-endian file with `count` rows of (name, numpy type code) properties."""
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {comment}" for comment in comments)]
+    lines += [f"element vertex {count}"]
     lines += [f"property {_PROPERTY_OF_TYPE[code]} {name}" for name, code in properties]
     return ("\n".join([*lines, "end_header"]) + "\n").encode()
 
 
-def write_table(path: Path, table: Table) -> None:
-    """Write the rows of a structured array with little-endian fields. Raises UserError where `path` is not writable."""
+def write_table(path: Path, table: Table, comments: Sequence[str] = ()) -> None:
+    """Write the rows of a structured array with little-endian fields, and `comments`, lines of ASCII, in the header.
+
+    Raises UserError where `path` is not writable.
+    """
     dtype: np.dtype[Any] = table.dtype
     properties = [(name, dtype[name].str[1:]) for name in dtype.names or ()]
     with atomic_file(path) as file:
-        file.write(header(properties, len(table)))
+        file.write(header(properties, len(table), comments))
         file.write(np.ascontiguousarray(table).view(np.uint8).data)
 
 
@@ -65,12 +69,24 @@ def read_table(path: Path) -> Table:
 
 def count_rows(path: Path) -> int:
     """The number of rows that the header of the PLY file at `path` gives. Raises UserError as `read_table` does."""
+    return _parse_header(_head(path), path).count
+
+
+def read_comments(path: Path) -> list[str]:
+    """The comments in the header of the PLY file at `path`. Raises UserError as `read_table` does."""
+    content = _head(path)
+    _parse_header(content, path)
+    lines = content[: content.find(b"end_header")].decode("ascii", errors="replace").splitlines()
+    return [line.removeprefix("comment").strip() for line in lines if line.startswith("comment ")]
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of the file, with the whole header."""
     try:
         with path.open("rb") as file:
-            content = file.read(_LONGEST_HEADER)
+            return file.read(_LONGEST_HEADER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return _parse_header(content, path).count
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ class Model:
         leaves = dict(self.gaussians.named_tensors())
         opacities = torch.sigmoid(leaves["opacity_logits"]) * torch.sigmoid(self.mask)
         variances = (2 * leaves["log_scales"]).exp() + self.blur**2
-        return Gaussians(**leaves | {"opacity_logits": torch.logit(opacities), "log_scales": variances.log() / 2})
+        return replace(self.gaussians, opacity_logits=torch.logit(opacities), log_scales=variances.log() / 2)
 
     def gradients(self) -> dict[str, Tensor]:
         """Of all leaves, as float64."""

@@ -11,9 +11,10 @@ import torch
 from scipy.spatial import cKDTree
 
 from gns.model.initialisation import initial_gaussians
-from gns.scene import Camera, PointCloud, View
+from gns.scene import PointCloud, View
 from gns.scene.gaussians import SH_C0
-from gns.scene.points import random_points, subject_distance
+from gns.scene.layout import depth_range
+from gns.scene.points import random_points
 from gns.testing.scene_files import small_scene
 
 
@@ -66,8 +67,9 @@ def test_random_points_lie_in_the_frustum_and_have_its_colours() -> None:
     camera = view.camera
     local = points.positions @ camera.rotation.T + camera.translation
     u, v = camera.fx * local[:, 0] / local[:, 2] + camera.cx, camera.fy * local[:, 1] / local[:, 2] + camera.cy
-    distance = subject_distance([camera])
-    assert (local[:, 2] >= distance / 2).all() and (local[:, 2] <= distance * 2).all()
+    nearest, farthest = depth_range([camera])
+    assert (local[:, 2] >= nearest * 0.999).all() and (local[:, 2] <= farthest * 1.001).all()
+    assert np.median(np.log(local[:, 2])) == pytest.approx(np.log(nearest * farthest) / 2, abs=0.5)
     assert (u > 0).all() and (u < camera.width).all() and (v > 0).all() and (v < camera.height).all()
     assert np.ptp(u) > 0.9 * camera.width and np.ptp(v) > 0.9 * camera.height
     seen = view.image.numpy()[v.astype(int), u.astype(int)]
@@ -84,27 +86,3 @@ def test_random_points_use_every_view_and_the_seed() -> None:
         local = first.positions @ camera.rotation.T + camera.translation
         inside = np.abs(camera.fx * local[:, 0] / local[:, 2] + camera.cx - camera.width / 2) < camera.width / 2
         assert inside.mean() > 0.3
-
-
-def test_subject_distance_of_cameras_on_an_arc() -> None:
-    """They look at the origin from 4 units away in plan and 0.8 above it."""
-    cameras = small_scene().cameras
-    assert subject_distance(cameras) == pytest.approx(math.hypot(4, 0.8), rel=1e-6)
-    moved = [with_pose(camera, camera.rotation, camera.center * 10 + 3) for camera in cameras]
-    assert subject_distance(moved) == pytest.approx(10 * math.hypot(4, 0.8), rel=1e-6)
-
-
-def test_subject_distance_without_a_common_subject() -> None:
-    camera = small_scene().cameras[0]
-    assert subject_distance([camera]) == 1.0
-    parallel = [with_pose(camera, np.eye(3), np.array([x, 0.0, 0.0])) for x in (-2.0, 0.0, 2.0)]
-    assert subject_distance(parallel) == pytest.approx(6.0)
-    outward = [with_pose(camera, camera.rotation, -camera.center) for camera in small_scene().cameras]
-    radius = max(np.linalg.norm(c.center - np.mean([o.center for o in outward], axis=0)) for c in outward)
-    assert subject_distance(outward) == pytest.approx(3 * radius)
-
-
-def with_pose(camera: Camera, rotation: npt.NDArray[np.float64], center: npt.NDArray[np.float64]) -> Camera:
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = rotation, -rotation @ center
-    return Camera(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, pose, camera.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_the_score_is_the_mean_of_the_views_on_eight_bits(scene: Scene, state: T
 
 
 def test_only_the_first_process_measures_and_only_where_there_is_something(scene: Scene, state: TrainState) -> None:
-    silent = [HeldOut(scene, (4,), is_main=False), HeldOut(Scene(**{**vars(scene), "test": []}), (4,))]
+    silent = [HeldOut(scene, (4,), is_main=False), HeldOut(replace(scene, test=[]), (4,))]
     for listener in silent:
         assert listener.due(_ended(state, 4))  # all processes act at the same iterations
         assert list(listener.hear(_ended(state, 4))) == []

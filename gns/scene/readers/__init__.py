@@ -8,11 +8,14 @@ from itertools import islice
 from pathlib import Path
 
 from gns.errors import UserError
-from gns.scene.points import random_points
+from gns.scene.checks import check_points, points_within_reach, stray_named
+from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
+from gns.scene.start import starting_points
+from gns.scene.view import View
 
 __all__ = ["SceneOptions", "find_reader", "read_scene", "split_frames"]
 
@@ -37,16 +40,18 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
         report(f"warning: {warning}")
     views = load_views([*train_frames, *test_frames], options, report)
     train, test = views[: len(train_frames)], views[len(train_frames) :]
-    points = capture.points
+    points, extent, doubts = _checked_points(capture.points, train)
+    for doubt in doubts:
+        report(f"warning: {doubt}")
     if points is None:
-        points = random_points(train, options.seed)
-        report(f"no 3D points: {len(points.positions)} random ones inside the camera frustums")
+        points = starting_points(train, options.seed, report)
+        extent = scene_extent(train, points)
     return Scene(
         name=source.resolve().name,
         train=train,
         test=test,
         points=points,
-        extent=scene_extent(train, points),
+        extent=extent,
         background=(1.0, 1.0, 1.0) if options.white_background else (0.0, 0.0, 0.0),
     )
 
@@ -81,6 +86,17 @@ def _around(source: Path) -> Iterator[Path]:
 def _sub_folders(folder: Path) -> list[str]:
     """Names of the visible ones; none where the folder may not be read."""
     return next(([name for name in names if name[0] != "."] for _, names, _ in os.walk(folder)), [])
+
+
+def _checked_points(points: PointCloud | None, train: list[View]) -> tuple[PointCloud | None, float, list[str]]:
+    """(points to start from, the scene's extent, what looks wrong). Raises UserError where they fit the poses not."""
+    doubts = stray_named(train)
+    if points is None:
+        return None, 0.0, doubts
+    extent = scene_extent(train, points)
+    doubts += check_points(points, train)
+    points, further = points_within_reach(points, train, extent)
+    return points, extent, doubts + further
 
 
 def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from gns.run_folder import RunFolder
-from gns.training.events import Event, IterationEnded, Listener, ModelSaved
+from gns.scene.frame import WORLD
+from gns.scene.ply import offset_path
+from gns.training.events import Event, IterationEnded, Listener, ModelSaved, Remark
 
 
 class Models(Listener):
@@ -20,5 +23,16 @@ class Models(Listener):
 
     def hear(self, event: Event) -> Iterable[Event]:
         if isinstance(event, IterationEnded) and self.due(event) and self._run:
-            path = self._run.save_model(event.gaussians, event.iteration)
+            gaussians = event.gaussians
+            path = self._run.save_model(gaussians, event.iteration)
             yield event.then(ModelSaved, path=path)
+            if (offset := gaussians.for_float32()[1]) != WORLD.offset:
+                yield event.then(Remark, text=offset_told(path, offset))
+
+
+def offset_told(path: Path, offset: tuple[float, float, float]) -> str:
+    """The sentence for a model whose coordinates in the file are not the scene's."""
+    return (
+        f"the scene lies too far from the origin for the 24 bits of a model's coordinates: add {offset} to those in "
+        f"the file; {offset_path(path).name} beside it has these numbers"
+    )

@@ -130,7 +130,7 @@ def test_points_may_be_absent(tmp_path: Path) -> None:
     lines: list[str] = []
     scene = read_scene(folder, SceneOptions(), report=lines.append)
     assert len(scene.points.positions) == 20_000
-    assert lines[-1] == "no 3D points: 20000 random ones inside the camera frustums"
+    assert lines[-1] == "only 8 points triangulated: 20,000 random ones inside the camera frustums"
     (folder / "sparse/0/points3D.bin").write_bytes(struct.pack("<Q", 0))
     np.testing.assert_array_equal(read(folder).points.positions, scene.points.positions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -181,3 +182,29 @@ def test_photos_of_different_sizes(tmp_path: Path) -> None:
     scene = read(write_colmap(tmp_path, SmallScene(cameras, images, small.points)))
     assert [tuple(view.image.shape) for view in scene.train] == [(20, 64, 3), (30, 40, 3)]
     assert [view.camera.width for view in scene.train] == [64, 40]
+
+
+def test_points_that_no_photo_sees_are_refused(tmp_path: Path) -> None:
+    small = small_scene()
+    away = PointCloud(small.points.positions + np.array([448262.0, 5411932.0, 120.0]), small.points.colors)
+    folder = write_colmap(tmp_path, SmallScene(small.cameras, small.images, away))
+    with pytest.raises(UserError, match="the median photo sees 0 of the 60 points"):
+        read(folder)
+
+
+def test_absurd_points_and_stray_cameras_are_named_and_do_no_harm(tmp_path: Path) -> None:
+    """A point beyond the squares of float32 once broke the search for neighbours."""
+    small = small_scene(count=12)
+    positions = small.points.positions.copy()
+    positions[7] = [3e19, 0, 0]
+    pose = small.cameras[5].world_to_camera.copy()
+    pose[0, 3] += 1e5
+    cameras = [*small.cameras[:5], replace(small.cameras[5], world_to_camera=pose), *small.cameras[6:]]
+    changed = SmallScene(cameras, small.images, PointCloud(positions, small.points.colors))
+    lines: list[str] = []
+    scene = read_scene(write_colmap(tmp_path / "a", changed), SceneOptions(), report=lines.append)
+    sound = read(write_colmap(tmp_path / "b", small))
+    assert scene.extent == pytest.approx(sound.extent, rel=0.3)
+    np.testing.assert_array_equal(scene.points.positions, np.delete(small.points.positions, 7, axis=0))
+    assert lines[1].startswith("warning: the camera of 05.png stands 1e+05 from the middle")
+    assert lines[2].startswith("warning: 1 of 60 points lie more than a million times")
