@@ -28,13 +28,14 @@ Floats = npt.NDArray[np.float64]
 Row = tuple[str, str]
 Size = tuple[int, int]
 
-SAMPLED_POINTS = 50_000
-SAMPLED_VIEWS = 300
+MOST_POINTS = 20_000  # looked at, evenly chosen
+_MOST_LOOKS = 20_000_000  # points × photos, of a capture of many
 _SHOWN = 3
 _FEW_PHOTOS = 15
 _FIELDS_OF_VIEW = (10.0, 150.0)  # degrees, of photos that pinhole cameras take
 _OFF_CENTRE = 0.2  # of a photo's side, that a principal point may be off its middle
 _MOSTLY_HIDDEN = 0.9
+_STRIDE = 8  # pixels, of those that are looked at
 _ONE_COLOUR = 2.0  # levels; the standard deviation of a photo that shows something is larger
 _SAME_PLACE = 1e-3  # of the median depth: closer cameras see no depth between them
 
@@ -64,10 +65,10 @@ def sight(cameras: Sequence[Camera], positions: Floats) -> Sight:
 
 
 def sampled_sight(scene: Scene) -> Sight:
-    """What some of the training cameras see of some of the points, evenly chosen; all where there are not many."""
-    views = scene.train[:: -(-len(scene.train) // SAMPLED_VIEWS)]
+    """What the training cameras see of the points, or of a sample of them where there are many."""
+    most = min(MOST_POINTS, max(1, _MOST_LOOKS // len(scene.train)))
     positions = scene.points.positions
-    return sight([view.camera for view in views], positions[:: -(-len(positions) // SAMPLED_POINTS)])
+    return sight([view.camera for view in scene.train], positions[:: -(-len(positions) // most) or 1])
 
 
 # --- rows ---
@@ -215,11 +216,11 @@ def _describe_listed_masks(frames: Sequence[Frame]) -> str:
 
 def doubts(scene: Scene) -> list[str]:
     """What looks wrong and is not refused, each a sentence with what to do."""
-    views = [*scene.train, *scene.test]
+    views, seen = [*scene.train, *scene.test], sampled_sight(scene)
     return [
         *_doubts_about_photos(scene.train, views),
-        *_doubts_about_cameras(scene, views),
-        *_doubts_about_points(scene),
+        *_doubts_about_cameras(views, seen),
+        *_doubts_about_points(scene, seen),
     ]
 
 
@@ -227,7 +228,7 @@ def _doubts_about_photos(train: Sequence[View], views: Sequence[View]) -> list[s
     found = []
     if len(train) < _FEW_PHOTOS:
         found.append(f"{len(train)} photos are few to learn a scene from: expect floaters, or add photos")
-    if blank := [view for view in views if float(view.image.float().std()) < _ONE_COLOUR]:
+    if blank := [view for view in views if float(view.image[::_STRIDE, ::_STRIDE].float().std()) < _ONE_COLOUR]:
         found.append(f"{_named(blank)} shows a single colour: remove it, or restore it if it should show something")
     hidden = [view for view in views if view.mask is not None and float(view.mask.float().mean()) < 1 - _MOSTLY_HIDDEN]
     if hidden:
@@ -241,7 +242,7 @@ def _doubts_about_photos(train: Sequence[View], views: Sequence[View]) -> list[s
     return found
 
 
-def _doubts_about_cameras(scene: Scene, views: Sequence[View]) -> list[str]:
+def _doubts_about_cameras(views: Sequence[View], seen: Sight) -> list[str]:
     found = []
     low, high = _FIELDS_OF_VIEW
     angles = [_fields_of_view(c.width, c.height, c.fx, c.fy)[0] for c in (view.camera for view in views)]
@@ -258,8 +259,7 @@ def _doubts_about_cameras(scene: Scene, views: Sequence[View]) -> list[str]:
         )
     centers = np.stack([view.camera.center for view in views])
     spread = float(np.abs(centers - centers.mean(axis=0)).max())
-    depths = sampled_sight(scene).depths
-    if len(views) > 1 and len(depths) and spread < _SAME_PLACE * float(np.median(depths)):
+    if len(views) > 1 and len(seen.depths) and spread < _SAME_PLACE * float(np.median(seen.depths)):
         found.append(
             "all photos are taken from one place, from where nothing tells how far away things are: new views from "
             "elsewhere will be wrong"
@@ -274,17 +274,18 @@ def _doubts_about_cameras(scene: Scene, views: Sequence[View]) -> list[str]:
     return found
 
 
-def _doubts_about_points(scene: Scene) -> list[str]:
+def _doubts_about_points(scene: Scene, seen: Sight) -> list[str]:
     found = []
-    # All points here: of a sample, a narrow photo may see none by chance.
-    views = [view for view in scene.train if sight([view.camera], scene.points.positions).counts[0] == 0]
-    if 0 < len(views) < len(scene.train):
-        found.append(f"no point is in {_named(views)}: its pose is wrong, or it shows nothing but sky")
+    bare = [view for view, count in zip(scene.train, seen.counts, strict=True) if not count]
+    if len(bare) == len(scene.train):
+        found.append("no point is in any photo: look whether poses and points are of one reconstruction")
+    elif bare := [view for view in bare if not sight([view.camera], scene.points.positions).counts[0]]:
+        found.append(f"no point is in {_named(bare)}: its pose is wrong, or it shows nothing but sky")
     colors = scene.points.colors
     if len(colors) > 1 and (colors == colors[0]).all():
         red, green, blue = colors[0]
         found.append(
-            f"all points have the colour ({red}, {green}, {blue}): training will find colours, but from farther away"
+            f"all points have the colour ({red}, {green}, {blue}): export them with colours for a better start"
         )
     return found
 

@@ -203,10 +203,26 @@ def test_an_ordinary_scene_raises_no_doubt_wherever_it_is(factor: float, shift: 
     assert doubts(a_scene(cameras=cameras, points=points)) == []
 
 
-def test_points_elsewhere_raise_no_other_doubt() -> None:
-    """That none is seen is said by the row, and reading refuses it: all else would lead astray."""
+def test_points_elsewhere_raise_one_doubt() -> None:
+    """What else could be said would lead astray."""
     small = small_scene(count=18, points=300)
-    assert doubts(a_scene(points=PointCloud(small.points.positions + 1e7, small.points.colors))) == []
+    elsewhere = PointCloud(small.points.positions + 1e7, small.points.colors)
+    assert doubts(a_scene(points=elsewhere)) == [
+        "no point is in any photo: look whether poses and points are of one reconstruction"
+    ]
+
+
+def test_a_photo_of_few_points_among_many_raises_no_doubt() -> None:
+    """A sample of the points would miss those that it sees."""
+    cameras = small_scene(count=18, width=48, height=36).cameras
+    cameras[5] = turned_away(cameras[5])
+    near, few = small_scene(points=60_001).points, on_axis(cameras[5], 2.0, 3.0, 4.0)
+    assert len(doubts(a_scene(cameras=cameras, points=near))) == 1
+    both = PointCloud(
+        np.concatenate([near.positions[:1], few.positions, near.positions[1:]]),
+        np.concatenate([near.colors[:1], few.colors, near.colors[1:]]),
+    )
+    assert doubts(a_scene(cameras=cameras, points=both)) == []
 
 
 def changed(change: Callable[[Camera], Camera], index: int = 5) -> Scene:

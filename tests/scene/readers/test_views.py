@@ -21,6 +21,7 @@ from gns.utils import open_picture
 from gns.utils.images import Pixels, image_size, read_image, read_mask
 from gns.utils.undistortion import Lens
 
+QUALITY: dict[str, dict[str, int]] = {"a.jpg": {"quality": 95, "subsampling": 0}}
 GENERATOR = np.random.default_rng(0)
 
 
@@ -66,6 +67,16 @@ def test_large_photos_are_averaged_as_far_as_needed_and_allowed(tmp_path: Path, 
     assert np.abs(difference).mean() < 1.5 and np.abs(difference.mean()) < 0.3
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "m.png")
     assert np.abs(read_mask(tmp_path / "m.png", reducible) - block_means(pixels[:, :, 0], side)).max() <= 1
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_sides_that_do_not_divide_shift_nothing(tmp_path: Path, name: str) -> None:
+    """161 columns become 40: each is 4.025 wide, from the first to the last, also where the decoder makes 41 of them."""
+    ramp = np.repeat(np.round(1.5 * (np.arange(161) + 0.5))[None], 121, axis=0).astype(np.uint8)
+    Image.fromarray(np.repeat(ramp[:, :, None], 3, axis=2)).save(tmp_path / name, **QUALITY.get(name, {}))
+    expected = 1.5 * 4.025 * (np.arange(40) + 0.5)
+    assert np.abs(read_image(tmp_path / name, 4) - expected[:, None]).max() < 2  # 4.4 at the right border else
 
 
 @pytest.mark.usefixtures("small_limits")
