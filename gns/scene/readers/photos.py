@@ -48,9 +48,12 @@ def parts_inside(name: str) -> tuple[tuple[str, ...], bool]:
     return tuple(parts), outside
 
 
+_DEEPEST = 50  # folders
+
+
 def tails(parts: Sequence[str]) -> Iterator[str]:
-    """`a/b/c`, `b/c`, `c`."""
-    for start in range(len(parts)):
+    """`a/b/c`, `b/c`, `c`; of paths deeper than any scene's only what a scene could have."""
+    for start in range(max(0, len(parts) - _DEEPEST), len(parts)):
         yield "/".join(parts[start:])
 
 
