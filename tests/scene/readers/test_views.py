@@ -21,7 +21,7 @@ from gns.utils import open_picture
 from gns.utils.images import Pixels, image_size, read_image, read_mask
 from gns.utils.undistortion import Lens
 
-QUALITY: dict[str, dict[str, int]] = {"a.jpg": {"quality": 95, "subsampling": 0}}
+QUALITY: dict[str, dict[str, Any]] = {"a.jpg": {"quality": 95, "subsampling": 0}}
 GENERATOR = np.random.default_rng(0)
 
 
@@ -72,7 +72,7 @@ def test_large_photos_are_averaged_as_far_as_needed_and_allowed(tmp_path: Path, 
 @pytest.mark.usefixtures("small_limits")
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_sides_that_do_not_divide_shift_nothing(tmp_path: Path, name: str) -> None:
-    """161 columns become 40: each is 4.025 wide, from the first to the last, also where the decoder makes 41 of them."""
+    """161 columns become 40: each is 4.025 wide, also where the decoder makes 41 of them on the way."""
     ramp = np.repeat(np.round(1.5 * (np.arange(161) + 0.5))[None], 121, axis=0).astype(np.uint8)
     Image.fromarray(np.repeat(ramp[:, :, None], 3, axis=2)).save(tmp_path / name, **QUALITY.get(name, {}))
     expected = 1.5 * 4.025 * (np.arange(40) + 0.5)
