@@ -81,7 +81,7 @@ class Gaussians:
 
     def local(self) -> Gaussians:
         """The same model in its frame's coordinates, all of one dtype; itself where it is that already."""
-        if self.frame == WORLD and self.means.dtype == self.log_scales.dtype:
+        if self.frame == WORLD:
             return self
         offset, scale = self.frame.offset, self.frame.scale
         means = (self.means.double() - self.means.new_tensor(offset, dtype=torch.float64)) / scale

@@ -21,7 +21,7 @@ from gns.utils import open_picture
 from gns.utils.images import Pixels, image_size, read_image, read_mask
 from gns.utils.undistortion import Lens
 
-QUALITY: dict[str, dict[str, int]] = {"a.jpg": {"quality": 95, "subsampling": 0}}
+QUALITY: dict[str, dict[str, Any]] = {"a.jpg": {"quality": 95, "subsampling": 0}}
 GENERATOR = np.random.default_rng(0)
 
 
