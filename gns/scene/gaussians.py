@@ -55,7 +55,7 @@ class Gaussians:
         return self.means.shape[0]
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The six parameter groups, in the order of the fields."""
+        """The six parameter groups, in the order of `GROUPS`."""
         for name in GROUPS:
             yield name, getattr(self, name)
 

@@ -55,17 +55,6 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     )
 
 
-def _checked_points(points: PointCloud | None, train: list[View]) -> tuple[PointCloud | None, float, list[str]]:
-    """(points to start from, the scene's extent, what looks wrong). Raises UserError where they fit the poses not."""
-    doubts = stray_named(train)
-    if points is None:
-        return None, 0.0, doubts
-    extent = scene_extent(train, points)
-    doubts += check_points(points, train)
-    points, further = points_within_reach(points, train, extent)
-    return points, extent, doubts + further
-
-
 def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
     """Training and test frames, each sorted by name."""
     train, test = _sorted(capture.train), _sorted(capture.test or [])
@@ -80,3 +69,14 @@ def _split(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[
 
 def _sorted(frames: list[Frame]) -> list[Frame]:
     return sorted(frames, key=lambda frame: frame.name)
+
+
+def _checked_points(points: PointCloud | None, train: list[View]) -> tuple[PointCloud | None, float, list[str]]:
+    """(points to start from, the scene's extent, what looks wrong). Raises UserError where they fit the poses not."""
+    doubts = stray_named(train)
+    if points is None:
+        return None, 0.0, doubts
+    extent = scene_extent(train, points)
+    doubts += check_points(points, train)
+    points, further = points_within_reach(points, train, extent)
+    return points, extent, doubts + further
