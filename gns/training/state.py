@@ -101,7 +101,7 @@ class TrainState:
         """
         if _frame_of(saved) != self.frame:
             raise UserError(
-                "the checkpoint was trained in other coordinates: its scene has its cameras elsewhere, or in other units"
+                "the checkpoint was trained in other coordinates: its cameras lie elsewhere or are in other units"
             )
         sh_degree = self.population.gaussians.sh_degree
         try:
