@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +177,7 @@ def psnr(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
 
 def with_rotated_quaternions(gaussians: Gaussians) -> Gaussians:
     """The planted mistake of writing rotations x, y, z, w."""
-    return Gaussians(**{**dict(gaussians.named_tensors()), "quats": gaussians.quats.roll(-1, dims=1)})
+    return replace(gaussians, quats=gaussians.quats.roll(-1, dims=1))
 
 
 def with_interleaved_harmonics(gaussians: Gaussians) -> Gaussians:
@@ -185,7 +185,7 @@ def with_interleaved_harmonics(gaussians: Gaussians) -> Gaussians:
     count, coefficients = gaussians.sh_rest.shape[:2]
     # save_ply writes [N, 3, K] flat; these values come out of it as [N, K, 3] flat.
     misread = gaussians.sh_rest.reshape(count, 3, coefficients).transpose(1, 2)
-    return Gaussians(**{**dict(gaussians.named_tensors()), "sh_rest": misread})
+    return replace(gaussians, sh_rest=misread)
 
 
 def wrong_values(summary: str) -> int:
