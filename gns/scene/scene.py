@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ class Scene:
     extent: float  # see `scene_extent`, in world units
     background: tuple[float, float, float]  # RGB in [0, 1]
 
-    @cached_property
+    @property
     def frame(self) -> LocalFrame:
         """The coordinates to train in; those of the scene unless it is small or far away."""
         return frame_for(np.stack([view.camera.center for view in self.train]), self.extent)

@@ -99,13 +99,15 @@ class TrainState:
 
         Raises UserError where the checkpoint does not fit the run.
         """
+        if _frame_of(saved) != self.frame:
+            raise UserError(
+                "the checkpoint was trained in other coordinates: its cameras lie elsewhere or are in other units"
+            )
         sh_degree = self.population.gaussians.sh_degree
         try:
             for kind, own in (("generators", self.generators), ("rules", self.rules), ("parts", self.parts)):
                 if set(saved[kind]) != set(own):
                     raise ValueError(f"its {kind} are {', '.join(saved[kind]) or 'none'}")
-            if _frame_of(saved) != self.frame:
-                raise ValueError("its cameras lie elsewhere, so that it is trained in other coordinates")
             self.iteration = saved["iteration"]
             self.population = Population.from_state_dict(saved["population"], self.plan.extras, device)
             self.sampler.load_state_dict(saved["sampler"])

@@ -67,26 +67,25 @@ def read_table(path: Path) -> Table:
     return np.frombuffer(content, dtype=layout.row, count=layout.count, offset=layout.start)
 
 
-def count_rows(path: Path) -> int:
-    """The number of rows that the header of the PLY file at `path` gives. Raises UserError as `read_table` does."""
-    return _parse_header(_head(path), path).count
-
-
 def read_comments(path: Path) -> list[str]:
-    """The comments in the header of the PLY file at `path`. Raises UserError as `read_table` does."""
-    content = _head(path)
-    _parse_header(content, path)
+    """The comments in the header of the PLY file at `path`. Raises UserError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_HEADER)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     lines = content[: content.find(b"end_header")].decode("ascii", errors="replace").splitlines()
     return [line.removeprefix("comment").strip() for line in lines if line.startswith("comment ")]
 
 
-def _head(path: Path) -> bytes:
-    """The beginning of the file, with the whole header."""
+def count_rows(path: Path) -> int:
+    """The number of rows that the header of the PLY file at `path` gives. Raises UserError as `read_table` does."""
     try:
         with path.open("rb") as file:
-            return file.read(_LONGEST_HEADER)
+            content = file.read(_LONGEST_HEADER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return _parse_header(content, path).count
 
 
 @dataclass(frozen=True)

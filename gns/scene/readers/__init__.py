@@ -88,17 +88,6 @@ def _sub_folders(folder: Path) -> list[str]:
     return next(([name for name in names if name[0] != "."] for _, names, _ in os.walk(folder)), [])
 
 
-def _checked_points(points: PointCloud | None, train: list[View]) -> tuple[PointCloud | None, float, list[str]]:
-    """(points to start from, the scene's extent, what looks wrong). Raises UserError where they fit the poses not."""
-    doubts = stray_named(train)
-    if points is None:
-        return None, 0.0, doubts
-    extent = scene_extent(train, points)
-    doubts += check_points(points, train)
-    points, further = points_within_reach(points, train, extent)
-    return points, extent, doubts + further
-
-
 def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple[list[Frame], list[Frame]]:
     """Training and test frames, each sorted by name; what there is to say of it joins the capture's notes."""
     train, test = _sorted(capture.train), _sorted(capture.test or [])
@@ -115,3 +104,14 @@ def split_frames(capture: Capture, options: SceneOptions, source: Path) -> tuple
 
 def _sorted(frames: list[Frame]) -> list[Frame]:
     return sorted(frames, key=lambda frame: frame.name)
+
+
+def _checked_points(points: PointCloud | None, train: list[View]) -> tuple[PointCloud | None, float, list[str]]:
+    """(points to start from, the scene's extent, what looks wrong). Raises UserError where they fit the poses not."""
+    doubts = stray_named(train)
+    if points is None:
+        return None, 0.0, doubts
+    extent = scene_extent(train, points)
+    doubts += check_points(points, train)
+    points, further = points_within_reach(points, train, extent)
+    return points, extent, doubts + further
