@@ -201,6 +201,24 @@ def test_errors_that_are_not_the_users_keep_their_traceback() -> None:
         cli.run(broken, [])
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(36, "File name too long", "a/b"), "a/b cannot be used: File name too long"),
+        (MemoryError(), "the main memory is used up"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the main memory is used up"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(argv: Sequence[str]) -> int:
+        raise error
+
+    assert cli.run(failing, []) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
 @pytest.mark.parametrize("script", ["train", "render", "metrics", "test"])
 def test_scripts_exit_with_2_and_a_sentence(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
