@@ -36,6 +36,7 @@ from gns.utils.torchrun import place
 CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
+MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ class MachineConfig:
         default="auto", metadata=option("auto, cpu, cuda or cuda:1", group="machine", metavar="NAME", changeable=True)
     )
     threads: int = field(
-        default=0, metadata=option("processor threads, 0: all cores", group="machine", at_least=0, changeable=True)
+        default=0,
+        metadata=option(
+            f"processor threads, at most {MOST_THREADS}; 0: all cores", group="machine", at_least=0, changeable=True
+        ),
     )
     quiet: bool = field(default=False, metadata=option("print nothing but errors", group="machine", session=True))
 
@@ -102,6 +106,8 @@ class MachineConfig:
         check(self)
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
             raise UserError(f"--device is {self.device!r}: choose auto, cpu, cuda or cuda:NUMBER")
+        if self.threads > MOST_THREADS:
+            raise UserError(f"--threads is {self.threads}: it must be at most {MOST_THREADS}")
 
 
 def _lengths() -> str:
@@ -320,7 +326,8 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     """The configuration that a command line of train.py asks for; `argv` is without the program's name.
 
     With `--resume` it is the stored one of the output folder, in which only options that leave the result as it is
-    (where the scene lies, the machine, what is saved and tested) may change. Raises UserError.
+    (where the scene lies, the machine, what is saved and tested) may change; where none is stored yet, a new one.
+    Raises UserError.
     """
     given = given_options(
         [TrainConfig, *_option_tables()],
@@ -335,12 +342,19 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
     check_choice("method", method, METHODS)
-    if not METHODS[method].budgeted and not given.get("resume"):
-        given.setdefault("final_budget", None)
-    if "model_path" not in given and {"source_path", "final_budget"} <= set(given):
-        given["model_path"] = default_model_path(given["source_path"], given["final_budget"], method)
+    needed = {"source_path", "final_budget"} if METHODS[method].budgeted else {"source_path"}
+    if "model_path" not in given and needed <= set(given):
+        given["model_path"] = default_model_path(given["source_path"], given.get("final_budget"), method)
     if given.get("resume"):
-        return _resumed(given, of_rules)
+        if "model_path" not in given:
+            raise UserError("--resume needs the folder of the run to continue: name it with -m")
+        if (given["model_path"] / CONFIG_FILE).exists():
+            return _resumed(given, of_rules)
+        if not needed <= set(given):
+            options = " and ".join(flag(name) for name in sorted(needed, reverse=True))
+            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give {options}")
+    if not METHODS[method].budgeted:
+        given.setdefault("final_budget", None)
     # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
     rules = {rule.name: rule.Options(**of_rules.pop(rule.name, {})) for rule in METHODS[method].rules}
     _refuse_options_of_others(of_rules, method)
@@ -432,12 +446,7 @@ def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
 
 def _resumed(given: dict[str, Any], of_rules: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
     """The stored configuration of the run that `given` names, with the changes that are allowed."""
-    if "model_path" not in given:
-        raise UserError("--resume needs the folder of the run to continue: name it with -m")
-    stored_at = given["model_path"] / CONFIG_FILE
-    if not stored_at.exists():
-        raise UserError(f"there is no run to resume in {given['model_path']}: leave out --resume to start one")
-    stored = read_config(stored_at)
+    stored = read_config(given["model_path"] / CONFIG_FILE)
     _refuse_options_of_others({name: of_rules[name] for name in of_rules if name not in stored.rules}, stored.method)
     _refuse_changes(given, stored, given["model_path"])
     for name, options in of_rules.items():

@@ -17,9 +17,9 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from gns.scene.gaussians import Gaussians
 from gns.scene.ply import load_ply, save_ply, save_points
 from gns.scene.scene import Scene
 from gns.utils.atomic_files import atomic_file, cannot_write, write_text
+from gns.utils.folder_lock import locked
 
 CHECKPOINT_FORMAT = 2  # raise it when the content of a checkpoint changes its meaning
 _AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
@@ -56,13 +57,19 @@ class RunFolder:
         written.
         """
         run = cls(path, config)
-        if not config.resume and (older := [*run.saved_iterations(), *run.checkpoint_iterations()]):
+        older = [*run.saved_iterations(), *run.checkpoint_iterations()]
+        if older and not config.resume:
             raise UserError(
                 f"{path} holds a run already (iteration {max(older)}): continue it with --resume, choose another "
                 "folder with -m, or delete it"
             )
+        if older and not (path / CONFIG_FILE).exists():
+            raise UserError(
+                f"{path} holds a run (iteration {max(older)}) without its {CONFIG_FILE}: restore that file, or choose "
+                "another folder with -m"
+            )
         write_text(path / CONFIG_FILE, config_text(config))
-        if not config.resume:
+        if not older:
             run.log_path.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
         write_text(path / "cfg_args", _cfg_args_text(config))
         return run
@@ -78,6 +85,21 @@ class RunFolder:
         if (path / "cfg_args").exists():
             return cls(path, _read_cfg_args(path / "cfg_args", path))
         raise UserError(f"{path} is no output folder of a training: it has neither {CONFIG_FILE} nor cfg_args")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder inside the block, and clear away what a killed one left half-written.
+
+        Raises UserError where one is at work there, or nothing can be written.
+        """
+        with locked(self.path, "point_cloud/iteration_*", "checkpoints"):
+            yield
+
+    @contextmanager
+    def rendering(self, split: str, iteration: int) -> Iterator[None]:
+        """Keep other renderings of the model after `iteration` out, as `locked` does for trainings."""
+        with locked(self.renders_path(split, iteration).parent, "*"):
+            yield
 
     # Models
 
@@ -138,17 +160,23 @@ class RunFolder:
         self._drop_old_checkpoints()
         return path
 
-    def load_checkpoint(self, path: Path | None = None) -> dict[str, Any]:
-        """The state in the checkpoint file `path`, for None in this run's newest; tensors on the CPU.
+    def load_checkpoint(self, tell: Callable[[str], object] = lambda sentence: None) -> dict[str, Any]:
+        """The state in the newest checkpoint that is whole; tensors on the CPU.
 
-        Raises UserError where there is none, or it is damaged or of another version.
+        `tell` gets a sentence where a damaged one is passed over. Raises UserError where there is none, all are
+        damaged, or the newest is of another version.
         """
-        if path is None:
-            iterations = self.checkpoint_iterations()
-            if not iterations:
-                raise UserError(f"{self.path} holds no checkpoint: leave out --resume to start its run again")
-            path = self.checkpoint_path(iterations[-1])
-        return read_checkpoint(path)
+        damage: DamagedCheckpoint | None = None
+        for iteration in reversed(self.checkpoint_iterations()):
+            try:
+                state = read_checkpoint(self.checkpoint_path(iteration))
+            except DamagedCheckpoint as error:
+                damage = damage or error
+                continue
+            if damage:
+                tell(f"{damage.path} is damaged or cut short: going on from iteration {iteration} instead")
+            return state
+        raise damage or UserError(f"{self.path} holds no checkpoint")
 
     def _drop_old_checkpoints(self) -> None:
         asked_for = self.config.checkpoint_iterations if isinstance(self.config, TrainConfig) else ()
@@ -213,22 +241,34 @@ class RunFolder:
         return self.path / "per_view.json"
 
 
+class DamagedCheckpoint(UserError):
+    """A file that cannot be read as a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged or cut short, or no checkpoint of gns: delete it or name an earlier one")
+        self.path = path
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The state in a checkpoint file; tensors on the CPU.
 
-    Raises UserError where the file is missing, cut short, no checkpoint of ours or of another version.
+    Raises UserError where the file is missing or of another version, and `DamagedCheckpoint`, which is one, where it is
+    cut short, damaged, or no checkpoint of ours.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
+        with zipfile.ZipFile(path) as archive:
+            # Torch writes its tensors as they are. What is packed is not ours, and may be a gigabyte of zeros.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise DamagedCheckpoint(path)
+            if archive.testzip() is not None:  # torch.load does not look at the checksums
+                raise DamagedCheckpoint(path)
         document = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}: see the files in {path.parent}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
-        raise UserError(
-            f"{path} is damaged or cut short, or no checkpoint of gns: delete it or name an earlier one"
-        ) from None
+    except MemoryError:  # not the checkpoint's fault
+        raise
+    except Exception:  # damaged files make zipfile and torch raise all kinds
+        raise DamagedCheckpoint(path) from None
     if not isinstance(document, dict) or "format" not in document or "state" not in document:
         raise UserError(f"{path} is no checkpoint of gns: name one from the checkpoints folder of a run")
     if document["format"] != CHECKPOINT_FORMAT:

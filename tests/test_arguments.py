@@ -354,9 +354,18 @@ def test_resume_takes_the_stored_options_of_rules(tmp_path: Path) -> None:
         assert parse_train(["-m", str(tmp_path), "--resume", *again]) == replace(started, resume=True)
 
 
-def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run to resume in"):
-        parse_train(["-m", str(tmp_path), "--resume"])
+def test_resume_of_nothing_starts_a_run_where_it_is_told_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in ([*NEEDED, "-m", "out"], NEEDED, ["-s", "scene", "--method", "3dgs"]):
+        assert parse_train([*options, "--resume"]) == replace(parse_train(options), resume=True)
+
+
+def test_resume_of_nothing_is_refused_where_it_does_not_say_what_to_start(tmp_path: Path) -> None:
+    for options in ([], ["-s", "scene"], ["--final-budget", "15k"]):
+        with pytest.raises(UserError, match=r"there is no run to resume in .* give --source-path and --final-budget$"):
+            parse_train(["-m", str(tmp_path), "--resume", *options])
+    with pytest.raises(UserError, match=r"give --source-path$"):
+        parse_train(["-m", str(tmp_path), "--resume", "--method", "3dgs"])
     with pytest.raises(UserError, match="--resume needs the folder"):
         parse_train(["--resume"])
 

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import resource
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def test_newest_two_and_those_asked_for_are_kept(run: RunFolder) -> None:
         run.save_checkpoint({"iteration": iteration}, iteration)
     assert run.checkpoint_iterations() == [20, 40, 50, 60]
     assert run.load_checkpoint() == {"iteration": 60}
-    assert run.load_checkpoint(run.checkpoint_path(20)) == {"iteration": 20}
+    assert read_checkpoint(run.checkpoint_path(20)) == {"iteration": 20}
 
 
 def test_missing_checkpoints_are_refused(run: RunFolder) -> None:
@@ -225,6 +226,42 @@ def test_checkpoint_with_flipped_bits_is_refused(run: RunFolder, at: float) -> N
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match="damaged"):
         run.load_checkpoint()
+
+
+def test_damaged_checkpoints_are_passed_over_with_a_sentence(run: RunFolder) -> None:
+    older, newer = (run.save_checkpoint({"iteration": iteration}, iteration) for iteration in (10, 30))
+    sentences: list[str] = []
+    assert run.load_checkpoint(sentences.append) == {"iteration": 30} and sentences == []
+    newer.write_bytes(newer.read_bytes()[:500])
+    assert run.load_checkpoint(sentences.append) == {"iteration": 10}
+    assert sentences == [f"{newer} is damaged or cut short: going on from iteration 10 instead"]
+    older.write_bytes(b"")
+    with pytest.raises(UserError, match=r"iteration_30\.pt is damaged"):
+        run.load_checkpoint(sentences.append)
+
+
+def test_a_packed_checkpoint_is_refused_unread(run: RunFolder) -> None:
+    """One whose packed data are damaged made zlib complain; one of zeros would grow a thousandfold in memory."""
+    path = run.save_checkpoint({"rows": torch.zeros(5000)}, 7)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    packed = path.read_bytes()
+    for damage in (0, 255):
+        changed = bytearray(packed)
+        changed[len(packed) // 3] ^= damage
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"iteration_7\.pt is damaged"):
+            read_checkpoint(path)
+
+
+def test_models_without_their_configuration_are_not_overwritten(run: RunFolder, config: TrainConfig) -> None:
+    run.save_model(random_gaussians(3, 1), 30)
+    (run.path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds a run \(iteration 30\) without its config\.json"):
+        RunFolder.create(run.path, replace(config, resume=True))
 
 
 def test_checkpoint_of_another_version_is_refused(run: RunFolder) -> None:
@@ -361,6 +398,10 @@ def test_log_outlives_a_cut_line(run: RunFolder) -> None:
 
 
 def test_a_new_run_starts_a_new_log_and_a_resumed_one_goes_on(run: RunFolder, config: TrainConfig) -> None:
+    resumed = replace(config, resume=True)
+    for again in (config, resumed):  # before the first checkpoint both begin at the beginning
+        run.log({"iteration": 1})
+        assert RunFolder.create(run.path, again).read_log() == []
     run.log({"iteration": 1})
-    assert RunFolder.create(run.path, replace(config, resume=True)).read_log() == [{"iteration": 1}]
-    assert RunFolder.create(run.path, config).read_log() == []
+    run.save_checkpoint({}, 1)
+    assert RunFolder.create(run.path, resumed).read_log() == [{"iteration": 1}]

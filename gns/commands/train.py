@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
-from gns.utils.console import say
+from gns.utils.console import say, warn
 from gns.utils.torchrun import place
 
 
@@ -34,7 +35,14 @@ def run_training(config: TrainConfig) -> int:
 
 def _train_together(config: TrainConfig, team: Team, device: torch.device) -> int:
     """`run_training` for a process of `team`; only the first one writes."""
-    run = RunFolder.create(config.model_path, config) if team.is_main else RunFolder(config.model_path, config)
+    run = RunFolder(config.model_path, config)
+    with run.locked() if team.is_main else nullcontext():
+        return _train_in(run, config, team, device)
+
+
+def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.device) -> int:
+    if team.is_main:
+        RunFolder.create(run.path, config)
     if config.resume and config.iterations in run.saved_iterations():
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
         return 0
@@ -52,5 +60,7 @@ def _train_together(config: TrainConfig, team: Team, device: torch.device) -> in
 def _checkpoint(config: TrainConfig, run: RunFolder) -> Mapping[str, Any] | None:
     """The state to start from, where there is one."""
     if config.resume:
-        return run.load_checkpoint()
+        if run.checkpoint_iterations():
+            return run.load_checkpoint(warn)
+        say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
     return read_checkpoint(config.start_checkpoint) if config.start_checkpoint else None

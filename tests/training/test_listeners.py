@@ -13,7 +13,7 @@ import torch
 
 from gns.gaussian_renderer import render
 from gns.metrics import psnr
-from gns.run_folder import RunFolder
+from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.testing.tiny import same_state, tiny_config
 from gns.training.events import (
@@ -137,7 +137,7 @@ def test_checkpoints_come_when_asked_for_overdue_or_stopped(
     assert [(type(event), event.iteration) for event in events] == [(CheckpointSaved, it) for it in (4, 5, 6)]
     for event in events:
         assert isinstance(event, CheckpointSaved) and event.path == folder.checkpoint_path(event.iteration)
-        assert same_state(folder.load_checkpoint(event.path), state.state_dict())
+        assert same_state(read_checkpoint(event.path), state.state_dict())
 
 
 def test_without_a_folder_it_only_knows_when(state: TrainState) -> None:
@@ -239,15 +239,16 @@ def test_models_are_saved_when_asked_for_and_at_the_end(state: TrainState, folde
 
 # Stop
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @pytest.fixture
 def usual_handlers() -> Any:
     """Whatever a test does, the signals are handled as before afterwards."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in numbers]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     yield handlers
-    assert [signal.getsignal(number) for number in numbers] == handlers
-    for number, handler in zip(numbers, handlers, strict=True):
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    for number, handler in zip(SIGNALS, handlers, strict=True):
         signal.signal(number, handler)
 
 
@@ -258,9 +259,31 @@ def test_a_first_signal_is_remembered_and_gives_the_signals_back(number: int, us
     assert not stop.wants_stop()
     os.kill(os.getpid(), number)
     assert stop.wants_stop()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == usual_handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == usual_handlers
     stop.close()
     assert stop.wants_stop()
+
+
+def test_a_terminal_that_closes_may_say_so_twice(usual_handlers: list[Any]) -> None:
+    """The system and the shell both do."""
+    stop = Stop()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.wants_stop()
+    stop.close()
+    assert [signal.getsignal(number) for number in SIGNALS] == usual_handlers
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.usefixtures("usual_handlers")
+def test_what_is_ignored_stays_ignored(number: int) -> None:
+    usual = signal.signal(number, signal.SIG_IGN)  # as nohup does
+    stop = Stop()
+    os.kill(os.getpid(), number)
+    assert not stop.wants_stop()
+    stop.close()
+    assert signal.getsignal(number) is signal.SIG_IGN
+    signal.signal(number, usual)
 
 
 @pytest.mark.usefixtures("usual_handlers")

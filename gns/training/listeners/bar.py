@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gns.training.events import Event, HeldOutScored, Listener, ModelSaved, Progress, Remark, Started, Stopped
-from gns.utils.console import say
+from gns.utils.console import say, warn
 
 
 class Bar(Listener):
@@ -46,9 +46,7 @@ class Bar(Listener):
             case Remark():
                 self._say(event, event.text)
             case Stopped(path=path) if path is not None:
-                tqdm.write(
-                    f"Stopped after iteration {event.iteration}. To go on: {self._command(str(path))}", sys.stderr
-                )
+                warn(f"Stopped after iteration {event.iteration}. To go on: {self._command(str(path))}")
         return ()
 
     def _say(self, event: Event, text: str) -> None:
