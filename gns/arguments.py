@@ -32,6 +32,7 @@ from gns.utils.option_table import (
 )
 from gns.utils.quantities import format_count, parse_count, parse_size
 from gns.utils.torchrun import place
+from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
@@ -411,7 +412,7 @@ def read_config(path: Path) -> TrainConfig:
     has one of the wrong type.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:

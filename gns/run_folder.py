@@ -216,7 +216,7 @@ class RunFolder:
         for line in self.log_path.read_text(encoding="utf-8").splitlines():
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         return records
 
@@ -325,7 +325,8 @@ def _read_cfg_args(path: Path, model_path: Path) -> SceneConfig:
         names = ("source_path", "images", "resolution", "white_background", "eval")
         values = {name: ast.literal_eval(written[name]) for name in names if name in written}
         source_path = Path(values.pop("source_path"))
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
+        # The last two are what Python's parser says of 2,000 brackets.
         raise UserError(f"{path} is no line Namespace(source_path='…', …): restore it") from None
     try:
         return SceneConfig(source_path=source_path, model_path=model_path, **values)

@@ -110,6 +110,8 @@ def test_open_reads_the_folder_of_another_tool(tmp_path: Path) -> None:
         "Namespace(source_path=__import__('os').mkdir('evil'))",
         "Namespace(source_path='a', resolution='2')",
         "Namespace(source_path=5)",
+        "Namespace(source_path=" + "(" * 2000 + "'a'" + ")" * 2000 + ")",
+        "Namespace(source_path=" + "-" * 20_000 + "1)",
     ],
 )
 def test_cfg_args_is_never_run_as_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:

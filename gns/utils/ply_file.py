@@ -26,6 +26,8 @@ _TYPE_OF_PROPERTY = {
 }
 _PROPERTY_OF_TYPE = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
 _LONGEST_HEADER = 1 << 16
+_SHOWN = 80  # characters of a header line that a sentence quotes
+_DIGITS = 19  # a number of rows with more is no number of rows
 
 
 def header(properties: Sequence[tuple[str, str]], count: int) -> bytes:
@@ -85,14 +87,14 @@ def _parse_header(content: bytes, path: Path) -> tuple[np.dtype[Any], int, int]:
                 order = "<"
             case ["format", "binary_big_endian", _]:
                 order = ">"
-            case ["element", "vertex", number] if number.isdecimal() and count < 0:
+            case ["element", "vertex", number] if number.isdecimal() and len(number) < _DIGITS and count < 0:
                 count = int(number)
             case ["property", kind, name] if kind in _TYPE_OF_PROPERTY and count >= 0:
                 columns.append((name, order + _TYPE_OF_PROPERTY[kind]))
             case [] | ["comment" | "obj_info", *_]:
                 pass
             case _:
-                raise UserError(f"{path} has a header line that is not understood: {line.strip()!r}")
+                raise UserError(f"{path} has a header line that is not understood: {line.strip()[:_SHOWN]!r}")
     if count < 0 or not order or not columns:
         raise UserError(f"{path} names no format or no vertices: save it as a binary PLY file")
     if len({name for name, _ in columns}) < len(columns):

@@ -163,6 +163,14 @@ def test_header_with_an_absurd_count_is_refused(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(300), "no PLY file"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "not understood"),
         (b"ply\nformat binary_little_endian 1.0\nelement vertex 0\nproperty list uchar int x\nend_header\n", "list"),
+        (
+            b"ply\nformat binary_little_endian 1.0\nelement vertex " + b"9" * 5000 + b"\nend_header\n",
+            "'element vertex 9+'$",
+        ),
+        (
+            b"ply\nformat binary_little_endian 1.0\nelement vertex -1\nend_header\n",
+            "not understood: 'element vertex -1'",
+        ),
         (b"ply\nformat binary_little_endian 1.0\nend_header\n", "names no format or no vertices"),
         (
             b"ply\nformat binary_little_endian 1.0\nelement vertex 0\nproperty float x\nproperty float x\nend_header\n",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from gns.errors import UserError
 from gns.scene.readers.frames import Frame, SceneOptions, check_frames, find_mask
 from gns.utils.images import image_size
 from gns.utils.undistortion import Lens
+from gns.utils.untrusted_json import parse_json
 
 # Their camera looks along −z with y up; COLMAP's along +z with y down.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -51,7 +51,7 @@ class _Entry:
 def load_json(path: Path) -> Json:
     """The object in the file. Raises UserError where it is missing, cut short or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
