@@ -405,6 +405,17 @@ def config_text(config: TrainConfig) -> str:
     return json.dumps({"format": CONFIG_FORMAT, "gns": __version__, "options": options}, indent=2) + "\n"
 
 
+def decisive_options(config: TrainConfig) -> dict[str, Any]:
+    """The options that decide what a run ends in, by their flags; those of all its rules among them."""
+    tables = [config, *config.rules.values()]
+    return {
+        flag(option_field.name): to_json(table)[option_field.name]
+        for table in tables
+        for option_field in described_fields(type(table))
+        if not (option_of(option_field).session or option_of(option_field).changeable)
+    }
+
+
 def read_config(path: Path) -> TrainConfig:
     """The configuration in the file config.json at `path`.
 

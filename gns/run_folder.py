@@ -3,6 +3,7 @@
     config.json                                the run's options (`gns.arguments.TrainConfig`)
     cfg_args, cameras.json, input.ply          for viewers and other tools of the 3DGS family
     point_cloud/iteration_N/point_cloud.ply    the model after iteration N
+    point_cloud/iteration_N/model.json         its digest, by which a damaged one is noticed
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +28,7 @@ from typing import Any
 import torch
 
 from gns import __version__
-from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, read_config
+from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, decisive_options, read_config
 from gns.errors import UserError
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
@@ -48,6 +50,7 @@ class RunFolder:
     def __init__(self, path: Path, config: SceneConfig) -> None:
         self.path = path
         self.config = config
+        self.scene_digest = ""  # of what its run learns from (`gns.scene.digest`), where that is known
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunFolder:
@@ -109,12 +112,36 @@ class RunFolder:
 
     def save_model(self, gaussians: Gaussians, iteration: int) -> Path:
         """Write the model and return its path. Raises UserError where that fails."""
-        save_ply(gaussians, self.model_path(iteration))
-        return self.model_path(iteration)
+        path = self.model_path(iteration)
+        save_ply(gaussians, path)
+        # A crash just here leaves the record of an older file, if any: of the same bits, since only a resumed run
+        # writes an iteration twice.
+        record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(path)}
+        write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+        return path
 
     def load_model(self, iteration: int | None = None) -> Gaussians:
         """The model after `iteration`, the newest for None. Raises UserError where there is none or it is damaged."""
-        return load_ply(self.model_path(self.resolve_iteration(iteration)))
+        iteration = self.resolve_iteration(iteration)
+        path, digest = self.model_path(iteration), self.model_digest(iteration)
+        gaussians = load_ply(path)
+        if digest and digest != _sha256(path):
+            raise UserError(
+                f"{path} is not what was written there: its SHA-256 is not that in {self._record_path(iteration)}; "
+                "restore it, or delete the latter if you changed the model on purpose"
+            )
+        return gaussians
+
+    def model_digest(self, iteration: int) -> str:
+        """SHA-256 of the model after `iteration` as it was written; "" where nothing says so, as other tools write."""
+        try:
+            record = json.loads(self._record_path(iteration).read_text(encoding="utf-8"))
+            return str(record["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+
+    def _record_path(self, iteration: int) -> Path:
+        return self.model_path(iteration).with_name("model.json")
 
     def saved_iterations(self) -> list[int]:
         """The iterations whose model is saved, ascending."""
@@ -150,7 +177,14 @@ class RunFolder:
         to be read. Raises UserError where the file cannot be written.
         """
         path = self.checkpoint_path(iteration)
-        document = {"format": CHECKPOINT_FORMAT, "gns": __version__, "iteration": iteration, "state": state}
+        document = {
+            "format": CHECKPOINT_FORMAT,
+            "gns": __version__,
+            "iteration": iteration,
+            "state": state,
+            "options": decisive_options(self.config) if isinstance(self.config, TrainConfig) else {},
+            "scene": self.scene_digest,
+        }
         with atomic_file(path) as file:
             try:
                 torch.save(document, file)
@@ -164,19 +198,36 @@ class RunFolder:
         """The state in the newest checkpoint that is whole; tensors on the CPU.
 
         `tell` gets a sentence where a damaged one is passed over. Raises UserError where there is none, all are
-        damaged, or the newest is of another version.
+        damaged, or the newest is of another version, other options or another scene than this run.
         """
         damage: DamagedCheckpoint | None = None
         for iteration in reversed(self.checkpoint_iterations()):
             try:
-                state = read_checkpoint(self.checkpoint_path(iteration))
+                document = _checkpoint_document(self.checkpoint_path(iteration))
             except DamagedCheckpoint as error:
                 damage = damage or error
                 continue
             if damage:
                 tell(f"{damage.path} is damaged or cut short: going on from iteration {iteration} instead")
+            self._refuse_another_origin(document)
+            state: dict[str, Any] = document["state"]
             return state
         raise damage or UserError(f"{self.path} holds no checkpoint")
+
+    def _refuse_another_origin(self, document: Mapping[str, Any]) -> None:
+        """Raise UserError where the run of a checkpoint had other options, or learned from something else."""
+        now = decisive_options(self.config) if isinstance(self.config, TrainConfig) else {}
+        for name, then in (document.get("options") or {}).items():
+            if name in now and now[name] != then:
+                raise UserError(
+                    f"{name} is {now[name]} in {self.path / CONFIG_FILE}, but was {then} until the run was stopped: "
+                    "restore that value, or start another run with another -m"
+                )
+        if self.scene_digest and document.get("scene", "") not in ("", self.scene_digest):
+            raise UserError(
+                f"the photos, masks or cameras are not those that the run in {self.path} has learned from so far: "
+                "restore them, or start another run with another -m"
+            )
 
     def _drop_old_checkpoints(self) -> None:
         asked_for = self.config.checkpoint_iterations if isinstance(self.config, TrainConfig) else ()
@@ -250,7 +301,13 @@ class DamagedCheckpoint(UserError):
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint file; tensors on the CPU.
+    """The state in a checkpoint file; tensors on the CPU. Raises what `_checkpoint_document` raises."""
+    state: dict[str, Any] = _checkpoint_document(path)["state"]
+    return state
+
+
+def _checkpoint_document(path: Path) -> dict[str, Any]:
+    """What `RunFolder.save_checkpoint` wrote.
 
     Raises UserError where the file is missing or of another version, and `DamagedCheckpoint`, which is one, where it is
     cut short, damaged, or no checkpoint of ours.
@@ -276,8 +333,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was written by gns {document.get('gns')} in format {document['format']}, and this version reads "
             f"{CHECKPOINT_FORMAT}: continue with the version that wrote it"
         )
-    state: dict[str, Any] = document["state"]
-    return state
+    return document
+
+
+def _sha256(path: Path) -> str:
+    """Raises UserError where the file cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def _iterations(names: Iterable[str]) -> list[int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import math
 import os
 import resource
 import zipfile
@@ -161,6 +163,37 @@ def test_models_by_iteration(run: RunFolder) -> None:
         run.load_model(8)
 
 
+def test_a_bit_flipped_in_a_model_is_noticed(run: RunFolder) -> None:
+    path = run.save_model(random_gaussians(3, 1), 30)
+    record = path.with_name("model.json")
+    content = path.read_bytes()
+    assert json.loads(record.read_text()) == {
+        "iteration": 30,
+        "gaussians": 3,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert run.model_digest(30) == hashlib.sha256(content).hexdigest()
+    flipped = bytearray(content)
+    flipped[-50] ^= 1  # in the lowest bits of a number: still a model
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"point_cloud\.ply is not what was written there: .*model\.json"):
+        run.load_model()
+    for nothing in ("{", "[]", "{}"):  # of another tool, or of none
+        record.write_text(nothing)
+        assert run.model_digest(30) == "" and len(run.load_model()) == 3
+    record.unlink()
+    assert len(run.load_model()) == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_is_not_written(run: RunFolder, bad: float) -> None:
+    gaussians = random_gaussians(3, 1)
+    gaussians.log_scales[1, 2] = bad
+    with pytest.raises(UserError, match=r"the model's scale_2 is (nan|inf) in row 1: it is not written to"):
+        run.save_model(gaussians, 30)
+    assert run.saved_iterations() == []
+
+
 def test_a_new_run_does_not_overwrite_an_older_one(run: RunFolder, config: TrainConfig) -> None:
     RunFolder.create(run.path, config)  # nothing is lost: no model and no checkpoint yet
     run.save_model(random_gaussians(3, 1), 30)
@@ -240,6 +273,31 @@ def test_damaged_checkpoints_are_passed_over_with_a_sentence(run: RunFolder) -> 
     older.write_bytes(b"")
     with pytest.raises(UserError, match=r"iteration_30\.pt is damaged"):
         run.load_checkpoint(sentences.append)
+
+
+def test_an_edited_config_is_noticed_where_it_would_change_the_result(run: RunFolder, config: TrainConfig) -> None:
+    run.save_checkpoint({"iteration": 5}, 5)
+    for harmless in ({"threads": 3}, {"save_iterations": (9,)}, {"quiet": True}, {"source_path": Path("/moved")}):
+        assert RunFolder(run.path, replace(config, **harmless)).load_checkpoint() == {"iteration": 5}
+    rules = {**config.rules, "natural_selection": replace(config.rules["natural_selection"], final_cut="lowest")}
+    for change, sentence in (
+        ({"iterations": 7}, r"--iterations is 7 in .*config\.json, but was \d+ until"),
+        ({"white_background": False}, "--white-background is False"),
+        ({"rules": rules}, "--final-cut is lowest"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            RunFolder(run.path, replace(config, **change)).load_checkpoint()
+
+
+def test_another_scene_is_noticed(run: RunFolder) -> None:
+    run.scene_digest = "a"
+    run.save_checkpoint({}, 5)
+    run.load_checkpoint()
+    run.scene_digest = "b"
+    with pytest.raises(UserError, match="the photos, masks or cameras are not those that the run"):
+        run.load_checkpoint()
+    run.scene_digest = ""  # not known here
+    run.load_checkpoint()
 
 
 def test_a_packed_checkpoint_is_refused_unread(run: RunFolder) -> None:

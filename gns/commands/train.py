@@ -15,6 +15,7 @@ from gns.commands.render import scene_options
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene.digest import scene_digest
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
@@ -46,8 +47,10 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
     if config.resume and config.iterations in run.saved_iterations():
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
         return 0
-    checkpoint = _checkpoint(config, run)
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
+    if team.is_main:
+        run.scene_digest = scene_digest(scene)
+    checkpoint = _checkpoint(config, run)
     if team.is_main:
         run.write_scene(scene)
     say(f"training on {backend_of(device).description}", config.quiet)

@@ -121,6 +121,29 @@ def test_a_cut_checkpoint_with_a_good_one_behind_it(
     assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
 
 
+def test_what_changed_between_stop_and_resume_is_noticed(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    at_33(_interrupt)
+    assert cli.run(cli.train, _arguments(tmp_path)) == cli.STOPPED
+    resumed = ["-m", str(tmp_path / "model"), "--resume", "--quiet"]
+    capsys.readouterr()
+
+    stored = tmp_path / "model" / "config.json"
+    _, photo, another, *_ = sorted((tmp_path / "scene" / "images").iterdir())
+    for path, changed, sentence in (
+        (stored, stored.read_text().replace('"seed": 0', '"seed": 1').encode(), "--seed is 1"),
+        (photo, another.read_bytes(), "the photos, masks or cameras"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(changed)
+        assert cli.run(cli.train, resumed) == 2
+        assert sentence in capsys.readouterr().err
+        path.write_bytes(before)
+    assert cli.run(cli.train, resumed) == 0
+
+
 def test_two_trainings_in_one_folder(
     tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,18 @@ def test_value_that_is_not_finite_is_named(tmp_path: Path, column: str, bad: flo
         load_ply(tmp_path / "bad.ply")
 
 
+@pytest.mark.parametrize("bad", [1e30, -1e30, 1.1e15])
+@pytest.mark.parametrize("column", ["x", "f_dc_1", "f_rest_4"])
+def test_values_that_would_overflow_are_refused(tmp_path: Path, column: str, bad: float) -> None:
+    save_ply(random_gaussians(4, 1), tmp_path / "model.ply")
+    table = read_table(tmp_path / "model.ply")
+    write_table(tmp_path / "model.ply", with_column(table, column, np.array([0, 1e15, bad, 0])))
+    with pytest.raises(
+        UserError, match=rf"model\.ply has .* in column {column}, row 2: no model has values above 1e\+15"
+    ):
+        load_ply(tmp_path / "model.ply")
+
+
 @pytest.mark.parametrize("cut", [-1, -100, 1])
 def test_wrong_byte_count_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "model.ply"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from gns.errors import UserError
 from gns.gaussian_renderer import render
 from gns.metrics import psnr
 from gns.run_folder import RunFolder, read_checkpoint
@@ -65,7 +66,7 @@ def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest
     for event in (
         Started(iteration=20, _state=state),
         HeldOutScored(iteration=30, _state=state, psnr=23.456, views=2),
-        ModelSaved(iteration=30, _state=state, path=Path("a/b.ply")),
+        ModelSaved(iteration=30, _state=state, path=Path("a/b.ply"), sha256="0123abc"),
         Remark(iteration=31, _state=state, text="something remarkable"),
         Finished(iteration=300, _state=state),
     ):
@@ -73,7 +74,7 @@ def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest
     bar.close()
     assert capsys.readouterr().out.splitlines() == [
         "iteration 30: PSNR 23.46 dB over 2 held-out views",
-        "iteration 30: 120 Gaussians in a/b.ply",
+        "iteration 30: 120 Gaussians in a/b.ply (SHA-256 0123abc)",
         "iteration 31: something remarkable",
     ]
 
@@ -138,6 +139,14 @@ def test_checkpoints_come_when_asked_for_overdue_or_stopped(
     for event in events:
         assert isinstance(event, CheckpointSaved) and event.path == folder.checkpoint_path(event.iteration)
         assert same_state(read_checkpoint(event.path), state.state_dict())
+
+
+def test_a_state_that_is_not_finite_replaces_no_checkpoint(state: TrainState, folder: RunFolder) -> None:
+    listener = Checkpoints(folder, (4,))
+    state.population.gaussians.quats.detach()[3, 1] = float("nan")
+    with pytest.raises(UserError, match="training diverged: quats are not finite after iteration 4"):
+        list(listener.hear(_ended(state, 4)))
+    assert folder.checkpoint_iterations() == []
 
 
 def test_without_a_folder_it_only_knows_when(state: TrainState) -> None:

@@ -42,7 +42,8 @@ class Bar(Listener):
             case HeldOutScored():
                 self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views")
             case ModelSaved():
-                self._say(event, f"{event.count:,} Gaussians in {event.path}")
+                digest = f" (SHA-256 {event.sha256})" if event.sha256 else ""
+                self._say(event, f"{event.count:,} Gaussians in {event.path}{digest}")
             case Remark():
                 self._say(event, event.text)
             case Stopped(path=path) if path is not None:

@@ -21,4 +21,4 @@ class Models(Listener):
     def hear(self, event: Event) -> Iterable[Event]:
         if isinstance(event, IterationEnded) and self.due(event) and self._run:
             path = self._run.save_model(event.gaussians, event.iteration)
-            yield event.then(ModelSaved, path=path)
+            yield event.then(ModelSaved, path=path, sha256=self._run.model_digest(event.iteration))

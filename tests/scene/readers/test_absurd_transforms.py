@@ -15,6 +15,8 @@ from gns.testing.scene_files import small_scene, write_nerfstudio
 
 FAR = [[1, 0, 0, 10**399], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 
+FURTHER = [[1, 0, 0, 0], [0, 1, 0, 1e38], [0, 0, 1, 0], [0, 0, 0, 1]]
+
 
 @pytest.mark.parametrize(
     ("frame", "sentence"),
@@ -25,6 +27,7 @@ FAR = [[1, 0, 0, 10**399], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
         ({"fl_x": 5e-324, "fl_y": 5e-324}, "no focal length"),
         ({"fl_x": None, "fl_y": None, "camera_angle_x": 5e-324}, "no focal length"),
         ({"transform_matrix": FAR}, "a pose that is not finite"),
+        ({"transform_matrix": FURTHER}, r"the camera of the photo images/01\.png is 1e\+38 away from the origin"),
     ],
 )
 def test_absurd_numbers_are_refused(tmp_path: Path, frame: dict[str, Any], sentence: str) -> None:
