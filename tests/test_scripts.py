@@ -105,6 +105,20 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     assert len(written(model, "train", 20)) == 7
 
 
+def test_a_second_render_of_a_model_is_refused_and_leftovers_go(
+    model: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", str(model.path), "--quiet"]
+    with model.rendering("test", 20):
+        assert cli.run(cli.render, [*arguments, "--skip-train"]) == 2
+        assert "is at work in" in capsys.readouterr().err
+    leftover = model.renders_path("test", 20) / f".gns-{os.getpid()}-7.tmp"
+    leftover.parent.mkdir(parents=True, exist_ok=True)
+    leftover.write_bytes(b"half a picture")
+    assert cli.run(cli.render, arguments) == 0
+    assert not list(model.path.rglob(".*"))
+
+
 def test_renders_of_an_older_model_are_drawn_again(model: RunFolder) -> None:
     arguments = ["-m", str(model.path), "--skip_train", "--quiet"]
     cli.run(cli.render, arguments)

@@ -50,7 +50,7 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
     if team.is_main:
         run.scene_digest = scene_digest(scene)
-    checkpoint = _checkpoint(config, run)
+    checkpoint = _checkpoint(config, run, team)
     if team.is_main:
         run.write_scene(scene)
     say(f"training on {backend_of(device).description}", config.quiet)
@@ -60,10 +60,10 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
     return 0 if state.iteration == config.iterations else STOPPED
 
 
-def _checkpoint(config: TrainConfig, run: RunFolder) -> Mapping[str, Any] | None:
+def _checkpoint(config: TrainConfig, run: RunFolder, team: Team) -> Mapping[str, Any] | None:
     """The state to start from, where there is one."""
     if config.resume:
         if run.checkpoint_iterations():
-            return run.load_checkpoint(warn)
+            return run.load_checkpoint(warn) if team.is_main else run.load_checkpoint()
         say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
     return read_checkpoint(config.start_checkpoint) if config.start_checkpoint else None

@@ -280,7 +280,10 @@ def test_ctrl_c_gives_the_state_back(
     assert same_state(train(scene, tiny_config(), resume_from=state).state_dict(), undisturbed)  # once more
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_stop_saves_and_tells_how_to_resume(
     number: signal.Signals,
     scene: Scene,
@@ -402,7 +405,7 @@ class Mishap(Exception):
 @pytest.mark.usefixtures("unusual_threads")
 @pytest.mark.parametrize("kind", [events.Started, events.IterationEnded, events.HeldOutScored, events.Finished, None])
 def test_signals_and_threads_are_as_before_however_a_run_ends(scene: Scene, kind: type[events.Event] | None) -> None:
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     during: list[tuple[int, int]] = []
 
     def callback(event: events.Event) -> None:
@@ -417,4 +420,4 @@ def test_signals_and_threads_are_as_before_however_a_run_ends(scene: Scene, kind
             train(scene, tiny_config(iterations=3), on_event=callback)
     assert set(during) == {(1, 1)}
     assert (torch.get_num_threads(), thread_count()) == (3, 2)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
