@@ -32,10 +32,12 @@ from gns.utils.option_table import (
 )
 from gns.utils.quantities import format_count, parse_count, parse_size
 from gns.utils.torchrun import place
+from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
+MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,10 @@ class MachineConfig:
         default="auto", metadata=option("auto, cpu, cuda or cuda:1", group="machine", metavar="NAME", changeable=True)
     )
     threads: int = field(
-        default=0, metadata=option("processor threads, 0: all cores", group="machine", at_least=0, changeable=True)
+        default=0,
+        metadata=option(
+            f"processor threads, at most {MOST_THREADS}; 0: all cores", group="machine", at_least=0, changeable=True
+        ),
     )
     quiet: bool = field(default=False, metadata=option("print nothing but errors", group="machine", session=True))
 
@@ -102,6 +107,8 @@ class MachineConfig:
         check(self)
         if re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is None:
             raise UserError(f"--device is {self.device!r}: choose auto, cpu, cuda or cuda:NUMBER")
+        if self.threads > MOST_THREADS:
+            raise UserError(f"--threads is {self.threads}: it must be at most {MOST_THREADS}")
 
 
 def _lengths() -> str:
@@ -355,7 +362,8 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     """The configuration that a command line of train.py asks for; `argv` is without the program's name.
 
     With `--resume` it is the stored one of the output folder, in which only options that leave the result as it is
-    (where the scene lies, the machine, what is saved and tested) may change. Raises UserError.
+    (where the scene lies, the machine, what is saved and tested) may change; where none is stored yet, a new one.
+    Raises UserError.
     """
     given = given_options(
         [TrainConfig, *_option_tables()],
@@ -370,12 +378,19 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
     check_choice("method", method, METHODS)
-    if not METHODS[method].budgeted and not given.get("resume"):
-        given.setdefault("final_budget", None)
-    if "model_path" not in given and {"source_path", "final_budget"} <= set(given):
-        given["model_path"] = default_model_path(given["source_path"], given["final_budget"], method)
+    needed = {"source_path", "final_budget"} if METHODS[method].budgeted else {"source_path"}
+    if "model_path" not in given and needed <= set(given):
+        given["model_path"] = default_model_path(given["source_path"], given.get("final_budget"), method)
     if given.get("resume"):
-        return _resumed(given, of_rules)
+        if "model_path" not in given:
+            raise UserError("--resume needs the folder of the run to continue: name it with -m")
+        if (given["model_path"] / CONFIG_FILE).exists():
+            return _resumed(given, of_rules)
+        if not needed <= set(given):
+            options = " and ".join(flag(name) for name in sorted(needed, reverse=True))
+            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give {options}")
+    if not METHODS[method].budgeted:
+        given.setdefault("final_budget", None)
     # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
     rules = {rule.name: rule.Options(**of_rules.pop(rule.name, {})) for rule in METHODS[method].rules}
     _refuse_options_of_others(of_rules, method)
@@ -425,6 +440,17 @@ def config_text(config: TrainConfig) -> str:
     return json.dumps({"format": CONFIG_FORMAT, "gns": __version__, "options": options}, indent=2) + "\n"
 
 
+def decisive_options(config: TrainConfig) -> dict[str, Any]:
+    """The options that decide what a run ends in, by their flags; those of all its rules among them."""
+    tables = [config, *config.rules.values()]
+    return {
+        flag(option_field.name): to_json(table)[option_field.name]
+        for table in tables
+        for option_field in described_fields(type(table))
+        if not (option_of(option_field).session or option_of(option_field).changeable)
+    }
+
+
 def read_config(path: Path) -> TrainConfig:
     """The configuration in the file config.json at `path`.
 
@@ -432,7 +458,7 @@ def read_config(path: Path) -> TrainConfig:
     has one of the wrong type.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -467,12 +493,7 @@ def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
 
 def _resumed(given: dict[str, Any], of_rules: Mapping[str, Mapping[str, Any]]) -> TrainConfig:
     """The stored configuration of the run that `given` names, with the changes that are allowed."""
-    if "model_path" not in given:
-        raise UserError("--resume needs the folder of the run to continue: name it with -m")
-    stored_at = given["model_path"] / CONFIG_FILE
-    if not stored_at.exists():
-        raise UserError(f"there is no run to resume in {given['model_path']}: leave out --resume to start one")
-    stored = read_config(stored_at)
+    stored = read_config(given["model_path"] / CONFIG_FILE)
     _refuse_options_of_others({name: of_rules[name] for name in of_rules if name not in stored.rules}, stored.method)
     _refuse_changes(given, stored, given["model_path"])
     for name, options in of_rules.items():

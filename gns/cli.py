@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gns import __version__
-from gns.errors import UserError
+from gns.errors import UserError, is_lack_of_memory
 from gns.utils.streams import escape_what_cannot_be_written
 
 Command = Callable[[Sequence[str]], int]
@@ -83,17 +83,26 @@ COMMANDS: dict[str, Command] = {
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Run a command on `argv` (by default the program's own arguments) and return its exit status.
 
-    A UserError becomes one sentence on stderr and status 2; Ctrl-C becomes status 130, without a traceback. A name that
-    the terminal's encoding lacks is written with escapes.
+    A UserError becomes one sentence on stderr and status 2, and so does what the operating system refuses or lacks;
+    Ctrl-C becomes status 130, without a traceback. A name that the terminal's encoding lacks is written with escapes.
     """
     escape_what_cannot_be_written()
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename} cannot be used: {error.strerror}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        sentence = "the main memory is used up: close other programs, or give -r a smaller width"
     except KeyboardInterrupt:
         return STOPPED
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

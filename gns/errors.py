@@ -1,4 +1,4 @@
-"""The one exception that scripts turn into a sentence."""
+"""What scripts turn into a sentence."""
 
 
 class UserError(Exception):
@@ -6,3 +6,8 @@ class UserError(Exception):
 
     Scripts print the sentence without a traceback and exit with status 2.
     """
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether main memory has run out: torch has no class for it."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "t allocate memory" in str(error))

@@ -4,6 +4,7 @@
     cfg_args, cameras.json, input.ply          for viewers and other tools of the 3DGS family
     point_cloud/iteration_N/point_cloud.ply    the model after iteration N
     …/point_cloud.offset.json, input.offset.json    far from the origin: what the PLY file's positions lack
+    point_cloud/iteration_N/model.json         its digest, by which a damaged one is noticed
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
@@ -18,23 +19,25 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
-import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gns import __version__
-from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, read_config
+from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, decisive_options, read_config
 from gns.errors import UserError
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
 from gns.scene.ply import load_ply, save_ply, save_points
 from gns.scene.scene import Scene
 from gns.utils.atomic_files import atomic_file, cannot_write, write_text
+from gns.utils.folder_lock import locked
 
 CHECKPOINT_FORMAT = 2  # raise it when the content of a checkpoint changes its meaning
 _AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
@@ -49,6 +52,7 @@ class RunFolder:
     def __init__(self, path: Path, config: SceneConfig) -> None:
         self.path = path
         self.config = config
+        self.scene_digest = ""  # of what its run learns from (`gns.scene.digest`), where that is known
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunFolder:
@@ -58,13 +62,19 @@ class RunFolder:
         written.
         """
         run = cls(path, config)
-        if not config.resume and (older := [*run.saved_iterations(), *run.checkpoint_iterations()]):
+        older = [*run.saved_iterations(), *run.checkpoint_iterations()]
+        if older and not config.resume:
             raise UserError(
                 f"{path} holds a run already (iteration {max(older)}): continue it with --resume, choose another "
                 "folder with -m, or delete it"
             )
+        if older and not (path / CONFIG_FILE).exists():
+            raise UserError(
+                f"{path} holds a run (iteration {max(older)}) without its {CONFIG_FILE}: restore that file, or choose "
+                "another folder with -m"
+            )
         write_text(path / CONFIG_FILE, config_text(config))
-        if not config.resume:
+        if not older:
             run.log_path.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
         write_text(path / "cfg_args", _cfg_args_text(config))
         return run
@@ -81,6 +91,21 @@ class RunFolder:
             return cls(path, _read_cfg_args(path / "cfg_args", path))
         raise UserError(f"{path} is no output folder of a training: it has neither {CONFIG_FILE} nor cfg_args")
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder inside the block, and clear away what a killed one left half-written.
+
+        Raises UserError where one is at work there, or nothing can be written.
+        """
+        with locked(self.path, "point_cloud/iteration_*", "checkpoints"):
+            yield
+
+    @contextmanager
+    def rendering(self, split: str, iteration: int) -> Iterator[None]:
+        """Keep other renderings of the model after `iteration` out, as `locked` does for trainings."""
+        with locked(self.renders_path(split, iteration).parent, "*"):
+            yield
+
     # Models
 
     def model_path(self, iteration: int) -> Path:
@@ -89,12 +114,36 @@ class RunFolder:
 
     def save_model(self, gaussians: Gaussians, iteration: int) -> Path:
         """Write the model and return its path. Raises UserError where that fails."""
-        save_ply(gaussians, self.model_path(iteration))
-        return self.model_path(iteration)
+        path = self.model_path(iteration)
+        save_ply(gaussians, path)
+        # A crash just here leaves the record of an older file, if any: of the same bits, since only a resumed run
+        # writes an iteration twice.
+        record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(path)}
+        write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+        return path
 
     def load_model(self, iteration: int | None = None) -> Gaussians:
         """The model after `iteration`, the newest for None. Raises UserError where there is none or it is damaged."""
-        return load_ply(self.model_path(self.resolve_iteration(iteration)))
+        iteration = self.resolve_iteration(iteration)
+        path, digest = self.model_path(iteration), self.model_digest(iteration)
+        gaussians = load_ply(path)
+        if digest and digest != _sha256(path):
+            raise UserError(
+                f"{path} is not what was written there: its SHA-256 is not that in {self._record_path(iteration)}; "
+                "restore it, or delete the latter if you changed the model on purpose"
+            )
+        return gaussians
+
+    def model_digest(self, iteration: int) -> str:
+        """SHA-256 of the model after `iteration` as it was written; "" where nothing says so, as other tools write."""
+        try:
+            record = json.loads(self._record_path(iteration).read_text(encoding="utf-8"))
+            return str(record["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+
+    def _record_path(self, iteration: int) -> Path:
+        return self.model_path(iteration).with_name("model.json")
 
     def saved_iterations(self) -> list[int]:
         """The iterations whose model is saved, ascending."""
@@ -130,7 +179,14 @@ class RunFolder:
         to be read. Raises UserError where the file cannot be written.
         """
         path = self.checkpoint_path(iteration)
-        document = {"format": CHECKPOINT_FORMAT, "gns": __version__, "iteration": iteration, "state": state}
+        document = {
+            "format": CHECKPOINT_FORMAT,
+            "gns": __version__,
+            "iteration": iteration,
+            "state": state,
+            "options": decisive_options(self.config) if isinstance(self.config, TrainConfig) else {},
+            "scene": self.scene_digest,
+        }
         with atomic_file(path) as file:
             try:
                 torch.save(document, file)
@@ -140,17 +196,40 @@ class RunFolder:
         self._drop_old_checkpoints()
         return path
 
-    def load_checkpoint(self, path: Path | None = None) -> dict[str, Any]:
-        """The state in the checkpoint file `path`, for None in this run's newest; tensors on the CPU.
+    def load_checkpoint(self, tell: Callable[[str], object] = lambda sentence: None) -> dict[str, Any]:
+        """The state in the newest checkpoint that is whole; tensors on the CPU.
 
-        Raises UserError where there is none, or it is damaged or of another version.
+        `tell` gets a sentence where a damaged one is passed over. Raises UserError where there is none, all are
+        damaged, or the newest is of another version, other options or another scene than this run.
         """
-        if path is None:
-            iterations = self.checkpoint_iterations()
-            if not iterations:
-                raise UserError(f"{self.path} holds no checkpoint: leave out --resume to start its run again")
-            path = self.checkpoint_path(iterations[-1])
-        return read_checkpoint(path)
+        damage: DamagedCheckpoint | None = None
+        for iteration in reversed(self.checkpoint_iterations()):
+            try:
+                document = _checkpoint_document(self.checkpoint_path(iteration))
+            except DamagedCheckpoint as error:
+                damage = damage or error
+                continue
+            if damage:
+                tell(f"{damage.path} is damaged or cut short: going on from iteration {iteration} instead")
+            self._refuse_another_origin(document)
+            state: dict[str, Any] = document["state"]
+            return state
+        raise damage or UserError(f"{self.path} holds no checkpoint")
+
+    def _refuse_another_origin(self, document: Mapping[str, Any]) -> None:
+        """Raise UserError where the run of a checkpoint had other options, or learned from something else."""
+        now = decisive_options(self.config) if isinstance(self.config, TrainConfig) else {}
+        for name, then in (document.get("options") or {}).items():
+            if name in now and now[name] != then:
+                raise UserError(
+                    f"{name} is {now[name]} in {self.path / CONFIG_FILE}, but was {then} until the run was stopped: "
+                    "restore that value, or start another run with another -m"
+                )
+        if self.scene_digest and document.get("scene", "") not in ("", self.scene_digest):
+            raise UserError(
+                f"the photos, masks or cameras are not those that the run in {self.path} has learned from so far: "
+                "restore them, or start another run with another -m"
+            )
 
     def _drop_old_checkpoints(self) -> None:
         asked_for = self.config.checkpoint_iterations if isinstance(self.config, TrainConfig) else ()
@@ -190,7 +269,7 @@ class RunFolder:
         for line in self.log_path.read_text(encoding="utf-8").splitlines():
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
         return records
 
@@ -219,22 +298,40 @@ class RunFolder:
         return self.path / "per_view.json"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint file; tensors on the CPU.
+class DamagedCheckpoint(UserError):
+    """A file that cannot be read as a checkpoint."""
 
-    Raises UserError where the file is missing, cut short, no checkpoint of ours or of another version.
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged or cut short, or no checkpoint of gns: delete it or name an earlier one")
+        self.path = path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The state in a checkpoint file; tensors on the CPU. Raises what `_checkpoint_document` raises."""
+    state: dict[str, Any] = _checkpoint_document(path)["state"]
+    return state
+
+
+def _checkpoint_document(path: Path) -> dict[str, Any]:
+    """What `RunFolder.save_checkpoint` wrote.
+
+    Raises UserError where the file is missing or of another version, and `DamagedCheckpoint`, which is one, where it is
+    cut short, damaged, or no checkpoint of ours.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
+        with zipfile.ZipFile(path) as archive:
+            # Torch writes its tensors as they are. What is packed is not ours, and may be a gigabyte of zeros.
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise DamagedCheckpoint(path)
+            if archive.testzip() is not None:  # torch.load does not look at the checksums
+                raise DamagedCheckpoint(path)
         document = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}: see the files in {path.parent}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError):
-        raise UserError(
-            f"{path} is damaged or cut short, or no checkpoint of gns: delete it or name an earlier one"
-        ) from None
+    except MemoryError:  # not the checkpoint's fault
+        raise
+    except Exception:  # damaged files make zipfile and torch raise all kinds
+        raise DamagedCheckpoint(path) from None
     if not isinstance(document, dict) or "format" not in document or "state" not in document:
         raise UserError(f"{path} is no checkpoint of gns: name one from the checkpoints folder of a run")
     if document["format"] != CHECKPOINT_FORMAT:
@@ -242,8 +339,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} was written by gns {document.get('gns')} in format {document['format']}, and this version reads "
             f"{CHECKPOINT_FORMAT}: continue with the version that wrote it"
         )
-    state: dict[str, Any] = document["state"]
-    return state
+    return document
+
+
+def _sha256(path: Path) -> str:
+    """Raises UserError where the file cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def _iterations(names: Iterable[str]) -> list[int]:
@@ -291,7 +399,8 @@ def _read_cfg_args(path: Path, model_path: Path) -> SceneConfig:
         names = ("source_path", "images", "resolution", "white_background", "eval")
         values = {name: ast.literal_eval(written[name]) for name in names if name in written}
         source_path = Path(values.pop("source_path"))
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, RecursionError, MemoryError):
+        # The last two are what Python's parser says of 2,000 brackets.
         raise UserError(f"{path} is no line Namespace(source_path='…', …): restore it") from None
     try:
         return SceneConfig(source_path=source_path, model_path=model_path, **values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -307,6 +308,26 @@ def test_config_of_another_version_or_damaged_is_refused(tmp_path: Path, text: s
         read_config(tmp_path / CONFIG_FILE)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": 2, "options": ' + '{"seed":' * 100_000])
+def test_a_deeply_nested_config_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIG_FILE).write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is no JSON file \(nested too deeply\)"):
+        read_config(tmp_path / CONFIG_FILE)
+
+
+@pytest.mark.parametrize("digits", [10, 100, 400, 5000])
+@pytest.mark.parametrize("name", ["seed", "iterations", "final_budget", "threads", "resolution"])
+def test_absurd_numbers_are_refused(tmp_path: Path, name: str, digits: int) -> None:
+    store(tmp_path, parse_train(NEEDED))
+    text = (tmp_path / CONFIG_FILE).read_text()
+    (tmp_path / CONFIG_FILE).write_text(re.sub(rf'"{name}": -?\d+', f'"{name}": {"9" * digits}', text))
+    with pytest.raises(UserError, match=f"{name.replace('_', '-')} (is 1e|cannot be inf|is 9999999999: it must be)"):
+        read_config(tmp_path / CONFIG_FILE)
+    for number in ("9" * digits, "9" * digits + ".5M", "9" * digits + "GB"):
+        with pytest.raises(UserError, match=f"{name.replace('_', '-')}.*(is 1e|too large|no.* whole number|at most)"):
+            parse_train([*needed_for(name), f"--{name}", number])
+
+
 def test_resume_takes_the_stored_options(tmp_path: Path) -> None:
     started = parse_train([*NEEDED, "-m", str(tmp_path), "--seed", "3", "--no-eval", "--iterations", "500"])
     store(tmp_path, started)
@@ -357,9 +378,18 @@ def test_resume_takes_the_stored_options_of_rules(tmp_path: Path) -> None:
         assert parse_train(["-m", str(tmp_path), "--resume", *again]) == replace(started, resume=True)
 
 
-def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run to resume in"):
-        parse_train(["-m", str(tmp_path), "--resume"])
+def test_resume_of_nothing_starts_a_run_where_it_is_told_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for options in ([*NEEDED, "-m", "out"], NEEDED, ["-s", "scene", "--method", "3dgs"]):
+        assert parse_train([*options, "--resume"]) == replace(parse_train(options), resume=True)
+
+
+def test_resume_of_nothing_is_refused_where_it_does_not_say_what_to_start(tmp_path: Path) -> None:
+    for options in ([], ["-s", "scene"], ["--final-budget", "15k"]):
+        with pytest.raises(UserError, match=r"there is no run to resume in .* give --source-path and --final-budget$"):
+            parse_train(["-m", str(tmp_path), "--resume", *options])
+    with pytest.raises(UserError, match=r"give --source-path$"):
+        parse_train(["-m", str(tmp_path), "--resume", "--method", "3dgs"])
     with pytest.raises(UserError, match="--resume needs the folder"):
         parse_train(["--resume"])
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import math
 import os
 import resource
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +112,8 @@ def test_open_reads_the_folder_of_another_tool(tmp_path: Path) -> None:
         "Namespace(source_path=__import__('os').mkdir('evil'))",
         "Namespace(source_path='a', resolution='2')",
         "Namespace(source_path=5)",
+        "Namespace(source_path=" + "(" * 2000 + "'a'" + ")" * 2000 + ")",
+        "Namespace(source_path=" + "-" * 20_000 + "1)",
     ],
 )
 def test_cfg_args_is_never_run_as_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
@@ -158,6 +163,37 @@ def test_models_by_iteration(run: RunFolder) -> None:
         run.load_model(8)
 
 
+def test_a_bit_flipped_in_a_model_is_noticed(run: RunFolder) -> None:
+    path = run.save_model(random_gaussians(3, 1), 30)
+    record = path.with_name("model.json")
+    content = path.read_bytes()
+    assert json.loads(record.read_text()) == {
+        "iteration": 30,
+        "gaussians": 3,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert run.model_digest(30) == hashlib.sha256(content).hexdigest()
+    flipped = bytearray(content)
+    flipped[-50] ^= 1  # in the lowest bits of a number: still a model
+    path.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"point_cloud\.ply is not what was written there: .*model\.json"):
+        run.load_model()
+    for nothing in ("{", "[]", "{}"):  # of another tool, or of none
+        record.write_text(nothing)
+        assert run.model_digest(30) == "" and len(run.load_model()) == 3
+    record.unlink()
+    assert len(run.load_model()) == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_model_that_is_not_finite_is_not_written(run: RunFolder, bad: float) -> None:
+    gaussians = random_gaussians(3, 1)
+    gaussians.log_scales[1, 2] = bad
+    with pytest.raises(UserError, match=r"the model's scale_2 is (nan|inf) in row 1: it is not written to"):
+        run.save_model(gaussians, 30)
+    assert run.saved_iterations() == []
+
+
 def test_a_new_run_does_not_overwrite_an_older_one(run: RunFolder, config: TrainConfig) -> None:
     RunFolder.create(run.path, config)  # nothing is lost: no model and no checkpoint yet
     run.save_model(random_gaussians(3, 1), 30)
@@ -198,7 +234,7 @@ def test_newest_two_and_those_asked_for_are_kept(run: RunFolder) -> None:
         run.save_checkpoint({"iteration": iteration}, iteration)
     assert run.checkpoint_iterations() == [20, 40, 50, 60]
     assert run.load_checkpoint() == {"iteration": 60}
-    assert run.load_checkpoint(run.checkpoint_path(20)) == {"iteration": 20}
+    assert read_checkpoint(run.checkpoint_path(20)) == {"iteration": 20}
 
 
 def test_missing_checkpoints_are_refused(run: RunFolder) -> None:
@@ -225,6 +261,67 @@ def test_checkpoint_with_flipped_bits_is_refused(run: RunFolder, at: float) -> N
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match="damaged"):
         run.load_checkpoint()
+
+
+def test_damaged_checkpoints_are_passed_over_with_a_sentence(run: RunFolder) -> None:
+    older, newer = (run.save_checkpoint({"iteration": iteration}, iteration) for iteration in (10, 30))
+    sentences: list[str] = []
+    assert run.load_checkpoint(sentences.append) == {"iteration": 30} and sentences == []
+    newer.write_bytes(newer.read_bytes()[:500])
+    assert run.load_checkpoint(sentences.append) == {"iteration": 10}
+    assert sentences == [f"{newer} is damaged or cut short: going on from iteration 10 instead"]
+    older.write_bytes(b"")
+    with pytest.raises(UserError, match=r"iteration_30\.pt is damaged"):
+        run.load_checkpoint(sentences.append)
+
+
+def test_an_edited_config_is_noticed_where_it_would_change_the_result(run: RunFolder, config: TrainConfig) -> None:
+    run.save_checkpoint({"iteration": 5}, 5)
+    for harmless in ({"threads": 3}, {"save_iterations": (9,)}, {"quiet": True}, {"source_path": Path("/moved")}):
+        assert RunFolder(run.path, replace(config, **harmless)).load_checkpoint() == {"iteration": 5}
+    rules = {**config.rules, "natural_selection": replace(config.rules["natural_selection"], final_cut="lowest")}
+    for change, sentence in (
+        ({"iterations": 7}, r"--iterations is 7 in .*config\.json, but was \d+ until"),
+        ({"white_background": False}, "--white-background is False"),
+        ({"rules": rules}, "--final-cut is lowest"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            RunFolder(run.path, replace(config, **change)).load_checkpoint()
+
+
+def test_another_scene_is_noticed(run: RunFolder) -> None:
+    run.scene_digest = "a"
+    run.save_checkpoint({}, 5)
+    run.load_checkpoint()
+    run.scene_digest = "b"
+    with pytest.raises(UserError, match="the photos, masks or cameras are not those that the run"):
+        run.load_checkpoint()
+    run.scene_digest = ""  # not known here
+    run.load_checkpoint()
+
+
+def test_a_packed_checkpoint_is_refused_unread(run: RunFolder) -> None:
+    """One whose packed data are damaged made zlib complain; one of zeros would grow a thousandfold in memory."""
+    path = run.save_checkpoint({"rows": torch.zeros(5000)}, 7)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    packed = path.read_bytes()
+    for damage in (0, 255):
+        changed = bytearray(packed)
+        changed[len(packed) // 3] ^= damage
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"iteration_7\.pt is damaged"):
+            read_checkpoint(path)
+
+
+def test_models_without_their_configuration_are_not_overwritten(run: RunFolder, config: TrainConfig) -> None:
+    run.save_model(random_gaussians(3, 1), 30)
+    (run.path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds a run \(iteration 30\) without its config\.json"):
+        RunFolder.create(run.path, replace(config, resume=True))
 
 
 def test_checkpoint_of_another_version_is_refused(run: RunFolder) -> None:
@@ -361,6 +458,10 @@ def test_log_outlives_a_cut_line(run: RunFolder) -> None:
 
 
 def test_a_new_run_starts_a_new_log_and_a_resumed_one_goes_on(run: RunFolder, config: TrainConfig) -> None:
+    resumed = replace(config, resume=True)
+    for again in (config, resumed):  # before the first checkpoint both begin at the beginning
+        run.log({"iteration": 1})
+        assert RunFolder.create(run.path, again).read_log() == []
     run.log({"iteration": 1})
-    assert RunFolder.create(run.path, replace(config, resume=True)).read_log() == [{"iteration": 1}]
-    assert RunFolder.create(run.path, config).read_log() == []
+    run.save_checkpoint({}, 1)
+    assert RunFolder.create(run.path, resumed).read_log() == [{"iteration": 1}]

@@ -105,6 +105,20 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     assert len(written(model, "train", 20)) == 7
 
 
+def test_a_second_render_of_a_model_is_refused_and_leftovers_go(
+    model: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", str(model.path), "--quiet"]
+    with model.rendering("test", 20):
+        assert cli.run(cli.render, [*arguments, "--skip-train"]) == 2
+        assert "is at work in" in capsys.readouterr().err
+    leftover = model.renders_path("test", 20) / f".gns-{os.getpid()}-7.tmp"
+    leftover.parent.mkdir(parents=True, exist_ok=True)
+    leftover.write_bytes(b"half a picture")
+    assert cli.run(cli.render, arguments) == 0
+    assert not list(model.path.rglob(".*"))
+
+
 def test_renders_of_an_older_model_are_drawn_again(model: RunFolder) -> None:
     arguments = ["-m", str(model.path), "--skip_train", "--quiet"]
     cli.run(cli.render, arguments)
@@ -199,6 +213,24 @@ def test_errors_that_are_not_the_users_keep_their_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         cli.run(broken, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(36, "File name too long", "a/b"), "a/b cannot be used: File name too long"),
+        (MemoryError(), "the main memory is used up"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "the main memory is used up"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(argv: Sequence[str]) -> int:
+        raise error
+
+    assert cli.run(failing, []) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
 
 
 @pytest.mark.parametrize("script", ["train", "render", "metrics", "test"])

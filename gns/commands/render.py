@@ -34,7 +34,9 @@ def render_run(config: RenderConfig) -> None:
     splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
     with renderer_threads(config.threads):
         for split, views, skipped in splits:
-            if not skipped and views:
+            if skipped or not views:
+                continue
+            with run.rendering(split, iteration):
                 _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +15,12 @@ from gns.commands.render import scene_options
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene.digest import scene_digest
 from gns.scene.inspection import doubts, summary
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
-from gns.utils.console import say
+from gns.utils.console import say, warn
 from gns.utils.torchrun import place
 
 
@@ -35,15 +37,24 @@ def run_training(config: TrainConfig) -> int:
 
 def _train_together(config: TrainConfig, team: Team, device: torch.device) -> int:
     """`run_training` for a process of `team`; only the first one writes."""
-    run = RunFolder.create(config.model_path, config) if team.is_main else RunFolder(config.model_path, config)
+    run = RunFolder(config.model_path, config)
+    with run.locked() if team.is_main else nullcontext():
+        return _train_in(run, config, team, device)
+
+
+def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.device) -> int:
+    if team.is_main:
+        RunFolder.create(run.path, config)
     if config.resume and config.iterations in run.saved_iterations():
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
         return 0
-    checkpoint = _checkpoint(config, run)
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
     say(summary(scene), config.quiet)
     for doubt in doubts(scene):
         say(f"warning: {doubt}", config.quiet)
+    if team.is_main:
+        run.scene_digest = scene_digest(scene)
+    checkpoint = _checkpoint(config, run, team)
     if team.is_main:
         run.write_scene(scene)
     say(f"training on {backend_of(device).description}", config.quiet)
@@ -53,8 +64,10 @@ def _train_together(config: TrainConfig, team: Team, device: torch.device) -> in
     return 0 if state.iteration == config.iterations else STOPPED
 
 
-def _checkpoint(config: TrainConfig, run: RunFolder) -> Mapping[str, Any] | None:
+def _checkpoint(config: TrainConfig, run: RunFolder, team: Team) -> Mapping[str, Any] | None:
     """The state to start from, where there is one."""
     if config.resume:
-        return run.load_checkpoint()
+        if run.checkpoint_iterations():
+            return run.load_checkpoint(warn) if team.is_main else run.load_checkpoint()
+        say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
     return read_checkpoint(config.start_checkpoint) if config.start_checkpoint else None

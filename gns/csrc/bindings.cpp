@@ -48,6 +48,12 @@ template <class A> auto pointer(const std::optional<A>& array) -> decltype(array
 void require(bool condition, const char* message) {
   if (!condition) throw nb::value_error(message);
 }
+// Kernels count pixels, tiles and rows in int, with room for their margins.
+void require_size(int64_t height, int64_t width) {
+  constexpr int64_t kMostPixels = int64_t(1) << 30;
+  require(height > 0 && width > 0, "an image has at least one pixel each way");
+  require(width <= kMostPixels / height, "an image has at most 2^30 pixels");
+}
 template <class A> void require_image(const A& array, size_t height, size_t width, const char* message) {
   require(array.shape(0) == 3 && array.shape(1) == height && array.shape(2) == width, message);
 }
@@ -74,9 +80,13 @@ template <class T> struct FramePool {
     idle.pop_back();
     return frame;
   }
-  void give(std::unique_ptr<Frame<T>> frame) {
+  // Called by a destructor, which must not throw: without memory for the list the frame goes.
+  void give(std::unique_ptr<Frame<T>> frame) noexcept {
     std::lock_guard lock(mutex);
-    idle.push_back(std::move(frame));
+    try {
+      idle.push_back(std::move(frame));
+    } catch (const std::bad_alloc&) {
+    }
   }
   void clear() {
     std::lock_guard lock(mutex);
@@ -137,7 +147,7 @@ template <class T> struct RenderInputs {
  private:
   void set_camera(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
                   const std::array<double, 16>& m) {
-    require(size[0] > 0 && size[1] > 0, "an image has at least one pixel each way");
+    require_size(size[1], size[0]);
     camera.width = size[0];
     camera.height = size[1];
     camera.fx = T(intrinsics[0]);
@@ -180,7 +190,7 @@ template <class T> struct RenderGradients {
 template <class T> class Rendering {
  public:
   Rendering(const RenderInputs<T>& inputs, const RenderTargets<T>& targets)
-      : inputs_(inputs), frame_(FramePool<T>::get().take()) {
+      : inputs_(inputs), has_image_(targets.image), frame_(FramePool<T>::get().take()) {
     try {
       forward(targets);
     } catch (...) {
@@ -192,6 +202,7 @@ template <class T> class Rendering {
 
   void backward(In<T, 3> image, const RenderGradients<T>& gradients) {
     const size_t n = inputs_.arrays.count(), height = inputs_.camera.height, width = inputs_.camera.width;
+    require(has_image_, "this rendering drew no image, only importance: there is nothing to go back from");
     require_image(image, height, width, "image must be [3, height, width]");
     require_image(gradients.image, height, width, "the image's gradient must be [3, height, width]");
     require_map(gradients.alpha, height, width, "the alpha's gradient must be [height, width]");
@@ -204,6 +215,7 @@ template <class T> class Rendering {
     const Gradients<T> out = gradients.pointers();
 
     nb::gil_scoped_release release;
+    std::lock_guard lock(backward_mutex_);  // another Python thread may be inside, with the same frame
     const Kernels<T>& k = kernels<T>();
     stage("blend_backward", [&] {
       k.blend_backward(*frame_, image.data(), gradients.image.data(), pointer(gradients.alpha),
@@ -276,6 +288,8 @@ template <class T> class Rendering {
   }
 
   const RenderInputs<T> inputs_;  // keeps the arrays alive
+  const bool has_image_;
+  std::mutex backward_mutex_;
   std::unique_ptr<Frame<T>> frame_;
 };
 
@@ -336,6 +350,7 @@ template <class T> void bind(nb::module_ m) {
       "photometric_loss",
       [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient) {
         const size_t height = image.shape(1), width = image.shape(2);
+        require_size(height, width);
         require_image(image, height, width, "image must be [3, height, width]");
         require(target.shape(0) == height && target.shape(1) == width && target.shape(2) == 3,
                 "target must be [height, width, 3], the size of the image");

@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from gns.errors import UserError
+
+FARTHEST = 1e15  # from the origin: its square, and sums of such, still fit float32
+
 
 @dataclass(frozen=True, eq=False)
 class Camera:
@@ -24,6 +28,14 @@ class Camera:
     cy: float
     world_to_camera: npt.NDArray[np.float64]  # [4, 4], rigid
     name: str
+
+    def __post_init__(self) -> None:
+        """Raise UserError where the camera stands where float32 cannot compute."""
+        if (np.abs(self.translation) > FARTHEST).any():
+            raise UserError(
+                f"the camera of the photo {self.name} is {np.abs(self.translation).max():.3g} away from the origin: "
+                f"correct its pose, {FARTHEST:g} is the most"
+            )
 
     @property
     def rotation(self) -> npt.NDArray[np.float64]:

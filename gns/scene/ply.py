@@ -23,6 +23,7 @@ from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import Table, header, read_comments, read_table, write_table
 
 _FLOAT = "f4"
+_LARGEST = 1e15  # its square, and sums of such, still fit float32
 _REST_COEFFICIENTS = {3 * ((degree + 1) ** 2 - 1): (degree + 1) ** 2 - 1 for degree in range(4)}  # 0, 9, 24, 45
 
 
@@ -31,7 +32,8 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
 
     Columns: x y z nx ny nz f_dc_0..2 f_rest_0..3K−1 opacity scale_0..2 rot_0..3. Normals are 0, opacity is the logit,
     scale the natural logarithm, rot (w, x, y, z) as it is stored, and f_rest runs through the coefficients of red, then
-    of green, then of blue. A model with a frame has it in a comment. Raises UserError where `path` cannot be written.
+    of green, then of blue. A model with a frame has it in a comment. Raises UserError where a value is not finite or
+    `path` cannot be written.
     """
     gaussians, offset = gaussians.for_float32()
     columns = _columns(gaussians.sh_rest.shape[1])
@@ -46,6 +48,11 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
         gaussians.quats,
     ]
     rows = torch.cat([block.detach().cpu().float() for block in values], dim=1).numpy()
+    if not np.isfinite(rows).all():
+        row, column = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])
+        raise UserError(
+            f"the model's {columns[column]} is {rows[row, column]} in row {row}: it is not written to {path}"
+        )
     dtype = np.dtype([(name, "<f4") for name in columns])
     table = np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count)
     frame = gaussians.frame
@@ -186,4 +193,10 @@ def _finite_column(table: Table, name: str, path: Path) -> npt.NDArray[np.float3
     bad = ~np.isfinite(column)
     if bad.any():
         raise UserError(f"{path} has a value that is not finite in column {name}, row {int(bad.argmax())}")
+    bad = np.abs(column) > _LARGEST
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(
+            f"{path} has {column[row]:.3g} in column {name}, row {row}: no model has values above {_LARGEST:g}"
+        )
     return column

@@ -76,6 +76,7 @@ class ModelSaved(Event):
     """A model was written."""
 
     path: Path
+    sha256: str = ""  # of the file
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from gns.errors import UserError
+from gns.errors import UserError, is_lack_of_memory
 from gns.gaussian_renderer.backends import backend_of
 from gns.scene import View
 
@@ -116,7 +116,7 @@ class Uploads(Sequence[View]):
 
 @contextmanager
 def shortage_explained(device: torch.device, needed: int, gaussians: int) -> Iterator[None]:
-    """Turn a lack of GPU memory inside the block into a UserError that says what a run takes and what to lower.
+    """Turn a lack of memory inside the block into a UserError that says what a run takes and what to lower.
 
     `needed` is the estimate in bytes for a run that grows to `gaussians`.
     """
@@ -124,6 +124,14 @@ def shortage_explained(device: torch.device, needed: int, gaussians: int) -> Ite
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(shortage(device, needed, gaussians)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+        raise UserError(
+            f"the main memory is used up: growing to {gaussians:,} Gaussians takes about {needed / _GIGA:.1f} GB, and "
+            "the photos their own; lower --final-budget or give -r a smaller width, or close other programs and go on "
+            "from the last checkpoint with --resume"
+        ) from error
 
 
 def shortage(device: torch.device, needed: int, gaussians: int) -> str:

@@ -122,6 +122,11 @@ class TrainState:
             raise UserError(
                 f"the checkpoint does not fit this scene, its method or this version of gns ({error})"
             ) from error
+        if spoilt := not_finite(self.population):
+            raise UserError(
+                f"the checkpoint of iteration {self.iteration} holds {spoilt} that are not finite: delete it to go on "
+                "from the one before"
+            )
         if self.population.gaussians.sh_degree != sh_degree:
             raise UserError(
                 f"the checkpoint was trained with --sh-degree {self.population.gaussians.sh_degree}, not {sh_degree}: "
@@ -135,3 +140,11 @@ def _frame_of(saved: Mapping[str, Any]) -> LocalFrame:
         return WORLD
     x, y, z = saved["frame"]["offset"].tolist()
     return LocalFrame((x, y, z), saved["frame"]["scale"])
+
+
+def not_finite(population: Population) -> str:
+    """The name of the first group with a parameter or a moment that is not finite, "" where there is none."""
+    for name, group in population.state_dict()["groups"].items():
+        if not all(bool(torch.isfinite(values).all()) for values in group.values() if isinstance(values, torch.Tensor)):
+            return str(name)
+    return ""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from gns.errors import UserError
+
+# A name of its own, because that of the file may be as long as names can be; the process id tells who has left it.
+_TEMPORARY = re.compile(r"\.gns-(\d+)-\d+\.tmp")
+_numbers = itertools.count()
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -17,8 +26,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Missing parent folders are made. Raises UserError where the folder cannot be written or the disk is full.
     """
-    # The same folder, because a rename is atomic within one file system only; the process id keeps two runs apart.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The same folder, because a rename is atomic within one file system only.
+    temporary = path.with_name(f".gns-{os.getpid()}-{next(_numbers)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -44,6 +53,29 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` of processes that were killed while they wrote there.
+
+    Call it before this process writes there: what bears its own number is of an earlier one that had the same.
+    """
+    with suppress(OSError):  # what cannot be removed, or is no folder, stays
+        for path in folder.iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def cannot_write(path: Path, error: OSError) -> str:
     """The sentence for a failed write."""
-    return f"cannot write {path} ({error.strerror or error}): free some space there, or choose another folder with -m"
+    advice = "free some space there, or choose" if error.errno in _FULL else "choose"
+    return f"cannot write {path} ({error.strerror or error}): {advice} another folder with -m"

@@ -22,6 +22,7 @@ from gns.errors import UserError
 from gns.utils.quantities import parse_count, parse_number
 
 LAST_GROUP = "machine"  # the group at the end of every --help
+LARGEST = 2**31 - 1  # of every whole number: none of them counts more, and the kernels could not either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,8 @@ def check(config: Any) -> None:
                 check_choice(field.name, entry, described.choices)
             if described.at_least is not None and entry < described.at_least:
                 raise UserError(f"{flag(field.name)} is {entry}: it must be at least {described.at_least}")
+            if type(entry) is int and entry > LARGEST:
+                raise UserError(f"{flag(field.name)} is {entry:.3g}: it must be at most {LARGEST}")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

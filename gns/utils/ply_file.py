@@ -27,6 +27,8 @@ _TYPE_OF_PROPERTY = {
 }
 _PROPERTY_OF_TYPE = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
 _LONGEST_HEADER = 1 << 16
+_SHOWN = 80  # characters of a header line that a sentence quotes
+_DIGITS = 19  # a number of rows with more is no number of rows
 
 
 def header(properties: Sequence[tuple[str, str]], count: int, comments: Sequence[str] = ()) -> bytes:
@@ -120,7 +122,7 @@ def _parse_header(content: bytes, path: Path) -> _Layout:
                 order = "<"
             case ["format", "binary_big_endian", _]:
                 order = ">"
-            case ["element", name, number] if number.isdecimal():
+            case ["element", name, number] if number.isdecimal() and len(number) < _DIGITS:
                 elements.append(_Element(name, int(number)))
             case ["property", kind, name] if kind in _TYPE_OF_PROPERTY and elements:
                 elements[-1].columns.append((name, order + _TYPE_OF_PROPERTY[kind]))
@@ -129,7 +131,7 @@ def _parse_header(content: bytes, path: Path) -> _Layout:
             case [] | ["comment" | "obj_info", *_]:
                 pass
             case _:
-                raise UserError(f"{path} has a header line that is not understood: {line.strip()!r}")
+                raise UserError(f"{path} has a header line that is not understood: {line.strip()[:_SHOWN]!r}")
     return _layout(path, elements, line_end + 1, has_format=bool(order))
 
 
@@ -137,9 +139,8 @@ def _layout(path: Path, elements: list[_Element], start: int, *, has_format: boo
     """Of the vertices among the elements, whose rows begin at `start`."""
     for index, element in enumerate(elements):
         if element.lists and "vertex" in (element.name, *(later.name for later in elements[index + 1 :])):
-            raise UserError(
-                f"{path} has {element.lists[0]!r} in or before its vertices, which is not read: save the points alone"
-            )
+            found = element.lists[0][:_SHOWN]
+            raise UserError(f"{path} has {found!r} in or before its vertices, which is not read: save the points alone")
         if len({name for name, _ in element.columns}) < len(element.columns):
             raise UserError(f"{path} names a column twice")
         if element.name == "vertex" and element.columns and has_format:

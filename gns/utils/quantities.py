@@ -7,6 +7,7 @@ import re
 
 _COUNT = re.compile(r"(\d[\d_]*(?:\.\d+)?)([kM]?)", re.ASCII)
 _SIZE = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kKMG])(i?)B", re.ASCII)
+_LONGEST = 40  # digits, with what stands between and behind them
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6}
 _SIZE_EXPONENTS = {"k": 1, "K": 1, "M": 2, "G": 3}
 
@@ -20,6 +21,8 @@ def parse_count(text: str) -> int:
     match = _COUNT.fullmatch(digits)
     if match is None:
         raise ValueError(f"{text!r} is not a whole number")
+    if len(text) > _LONGEST:
+        raise ValueError(f"{text[:_LONGEST]}… is too large")
     value = float(match[1]) * _COUNT_UNITS[match[2]] if "." in match[1] else int(match[1]) * _COUNT_UNITS[match[2]]
     if value != round(value):
         raise ValueError(f"{text!r} is not a whole number")
@@ -38,10 +41,15 @@ def parse_number(text: str) -> float:
 
 
 def parse_size(text: str) -> int | None:
-    """`20MB` (10⁶ bytes each) or `20MiB` (2²⁰ bytes each) in bytes; also k and G. None where the text is no size."""
+    """`20MB` (10⁶ bytes each) or `20MiB` (2²⁰ bytes each) in bytes; also k and G. None where the text is no size.
+
+    Raises ValueError where it is too large.
+    """
     match = _SIZE.fullmatch(text)
     if match is None:
         return None
+    if len(text) > _LONGEST:
+        raise ValueError(f"{text[:_LONGEST]}… is too large")
     unit: int = (1024 if match[3] else 1000) ** _SIZE_EXPONENTS[match[2]]
     return int(float(match[1]) * unit)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from gns import cli
+from gns.arguments import parse_train
 from gns.commands.train import run_training
 from gns.errors import UserError
 from gns.losses.photometric import photometric_loss
@@ -88,6 +90,71 @@ def test_it_starts_from_a_checkpoint(tmp_path: Path) -> None:
     started = ["-m", str(tmp_path / "second"), "--start_checkpoint", checkpoint, "--quiet"]
     assert cli.run(cli.train, _arguments(tmp_path, *started)) == 0
     assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "second" / MODEL).read_bytes()
+
+
+def test_a_supervisor_can_always_pass_resume(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    assert cli.run(cli.train, _arguments(tmp_path, "-m", str(tmp_path / "whole"), "--quiet")) == 0
+    for stopped_before in (True, False):  # a folder without a checkpoint, as a crash leaves it, and none at all
+        if stopped_before:
+            RunFolder.create(tmp_path / "model", parse_train(_arguments(tmp_path)))
+        else:
+            shutil.rmtree(tmp_path / "model")
+        assert cli.run(cli.train, _arguments(tmp_path, "--resume")) == 0
+        assert f"{tmp_path / 'model'} holds no checkpoint yet: starting from the beginning" in capsys.readouterr().out
+        assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
+
+
+def test_a_cut_checkpoint_with_a_good_one_behind_it(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    assert cli.run(cli.train, _arguments(tmp_path, "-m", str(tmp_path / "whole"), "--quiet")) == 0
+    at_33(_interrupt)
+    assert cli.run(cli.train, _arguments(tmp_path, "--checkpoint_iterations", "20")) == cli.STOPPED
+    newest = tmp_path / "model" / "checkpoints" / "iteration_33.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert cli.run(cli.train, _arguments(tmp_path, "--resume", "--quiet")) == 0
+    assert f"{newest} is damaged or cut short: going on from iteration 20 instead" in capsys.readouterr().err
+    assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
+
+
+def test_what_changed_between_stop_and_resume_is_noticed(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    at_33(_interrupt)
+    assert cli.run(cli.train, _arguments(tmp_path)) == cli.STOPPED
+    resumed = ["-m", str(tmp_path / "model"), "--resume", "--quiet"]
+    capsys.readouterr()
+
+    stored = tmp_path / "model" / "config.json"
+    _, photo, another, *_ = sorted((tmp_path / "scene" / "images").iterdir())
+    for path, changed, sentence in (
+        (stored, stored.read_text().replace('"seed": 0', '"seed": 1').encode(), "--seed is 1"),
+        (photo, another.read_bytes(), "the photos, masks or cameras"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(changed)
+        assert cli.run(cli.train, resumed) == 2
+        assert sentence in capsys.readouterr().err
+        path.write_bytes(before)
+    assert cli.run(cli.train, resumed) == 0
+
+
+def test_two_trainings_in_one_folder(
+    tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    outcomes: list[int] = []
+    second = _arguments(tmp_path, "--iterations", "50", "--quiet")
+    at_33(lambda: outcomes.append(cli.run(cli.train, second)))
+    assert cli.run(cli.train, _arguments(tmp_path, "--quiet")) == 0
+    assert outcomes == [2] and "is at work in" in capsys.readouterr().err
+    assert RunFolder.open(tmp_path / "model").config.iterations == ITERATIONS  # type: ignore[attr-defined]
+    assert not list((tmp_path / "model").glob(".*"))
 
 
 def test_a_missing_scene_is_refused(tmp_path: Path) -> None:

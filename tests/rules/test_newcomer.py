@@ -19,7 +19,7 @@ from gns.model.population import Extra, Population
 from gns.rules import DEFAULT_METHOD, METHODS
 from gns.rules.base import Calendars, Chance, NoOptions, Plan, Rule
 from gns.rules.calendar import Calendar, Date
-from gns.run_folder import RunFolder
+from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.testing.tiny import same_state, tiny_config, tiny_run, tiny_scene
 from gns.training.events import Event, Remark
@@ -143,7 +143,7 @@ def test_it_trains_remembers_reports_and_speaks(scene: Scene, plain: dict[str, A
     assert [record["anchor"] for record in records] == [100, 200, 300] and all("rate" in record for record in records)
     assert [event.text for event in heard if isinstance(event, Remark)] == ["the anchor holds"]
 
-    saved = folder.load_checkpoint(folder.checkpoint_path(80))
+    saved = read_checkpoint(folder.checkpoint_path(80))
     assert saved["rules"]["anchor"]["steps"] == 80
     continued = train(scene, config, resume_from=saved)
     assert same_state(continued.state_dict(), state.state_dict())

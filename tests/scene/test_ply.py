@@ -138,6 +138,18 @@ def test_value_that_is_not_finite_is_named(tmp_path: Path, column: str, bad: flo
         load_ply(tmp_path / "bad.ply")
 
 
+@pytest.mark.parametrize("bad", [1e30, -1e30, 1.1e15])
+@pytest.mark.parametrize("column", ["x", "f_dc_1", "f_rest_4"])
+def test_values_that_would_overflow_are_refused(tmp_path: Path, column: str, bad: float) -> None:
+    save_ply(random_gaussians(4, 1), tmp_path / "model.ply")
+    table = read_table(tmp_path / "model.ply")
+    write_table(tmp_path / "model.ply", with_column(table, column, np.array([0, 1e15, bad, 0])))
+    with pytest.raises(
+        UserError, match=rf"model\.ply has .* in column {column}, row 2: no model has values above 1e\+15"
+    ):
+        load_ply(tmp_path / "model.ply")
+
+
 @pytest.mark.parametrize("cut", [-1, -100, 1])
 def test_wrong_byte_count_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "model.ply"
@@ -163,6 +175,14 @@ def test_header_with_an_absurd_count_is_refused(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(300), "no PLY file"),
         (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "not understood"),
         (b"ply\nformat binary_little_endian 1.0\nelement vertex 0\nproperty list uchar int x\nend_header\n", "list"),
+        (
+            b"ply\nformat binary_little_endian 1.0\nelement vertex " + b"9" * 5000 + b"\nend_header\n",
+            "'element vertex 9+'$",
+        ),
+        (
+            b"ply\nformat binary_little_endian 1.0\nelement vertex -1\nend_header\n",
+            "not understood: 'element vertex -1'",
+        ),
         (b"ply\nformat binary_little_endian 1.0\nend_header\n", "names no format or no vertices"),
         (
             b"ply\nformat binary_little_endian 1.0\nelement vertex 0\nproperty float x\nproperty float x\nend_header\n",

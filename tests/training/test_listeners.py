@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from gns.errors import UserError
 from gns.gaussian_renderer import render
 from gns.metrics import psnr
-from gns.run_folder import RunFolder
+from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.testing.tiny import same_state, tiny_config
 from gns.training.events import (
@@ -66,7 +67,7 @@ def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest
     for event in (
         Started(iteration=20, _state=state),
         HeldOutScored(iteration=30, _state=state, psnr=23.456, views=2),
-        ModelSaved(iteration=30, _state=state, path=Path("a/b.ply")),
+        ModelSaved(iteration=30, _state=state, path=Path("a/b.ply"), sha256="0123abc"),
         Remark(iteration=31, _state=state, text="something remarkable"),
         Finished(iteration=300, _state=state),
     ):
@@ -74,7 +75,7 @@ def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest
     bar.close()
     assert capsys.readouterr().out.splitlines() == [
         "iteration 30: PSNR 23.46 dB over 2 held-out views",
-        "iteration 30: 120 Gaussians in a/b.ply",
+        "iteration 30: 120 Gaussians in a/b.ply (SHA-256 0123abc)",
         "iteration 31: something remarkable",
     ]
 
@@ -138,7 +139,15 @@ def test_checkpoints_come_when_asked_for_overdue_or_stopped(
     assert [(type(event), event.iteration) for event in events] == [(CheckpointSaved, it) for it in (4, 5, 6)]
     for event in events:
         assert isinstance(event, CheckpointSaved) and event.path == folder.checkpoint_path(event.iteration)
-        assert same_state(folder.load_checkpoint(event.path), state.state_dict())
+        assert same_state(read_checkpoint(event.path), state.state_dict())
+
+
+def test_a_state_that_is_not_finite_replaces_no_checkpoint(state: TrainState, folder: RunFolder) -> None:
+    listener = Checkpoints(folder, (4,))
+    state.population.gaussians.quats.detach()[3, 1] = float("nan")
+    with pytest.raises(UserError, match="training diverged: quats are not finite after iteration 4"):
+        list(listener.hear(_ended(state, 4)))
+    assert folder.checkpoint_iterations() == []
 
 
 def test_without_a_folder_it_only_knows_when(state: TrainState) -> None:
@@ -240,15 +249,16 @@ def test_models_are_saved_when_asked_for_and_at_the_end(state: TrainState, folde
 
 # Stop
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @pytest.fixture
 def usual_handlers() -> Any:
     """Whatever a test does, the signals are handled as before afterwards."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in numbers]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     yield handlers
-    assert [signal.getsignal(number) for number in numbers] == handlers
-    for number, handler in zip(numbers, handlers, strict=True):
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    for number, handler in zip(SIGNALS, handlers, strict=True):
         signal.signal(number, handler)
 
 
@@ -259,9 +269,31 @@ def test_a_first_signal_is_remembered_and_gives_the_signals_back(number: int, us
     assert not stop.wants_stop()
     os.kill(os.getpid(), number)
     assert stop.wants_stop()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == usual_handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == usual_handlers
     stop.close()
     assert stop.wants_stop()
+
+
+def test_a_terminal_that_closes_may_say_so_twice(usual_handlers: list[Any]) -> None:
+    """The system and the shell both do."""
+    stop = Stop()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.wants_stop()
+    stop.close()
+    assert [signal.getsignal(number) for number in SIGNALS] == usual_handlers
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.usefixtures("usual_handlers")
+def test_what_is_ignored_stays_ignored(number: int) -> None:
+    usual = signal.signal(number, signal.SIG_IGN)  # as nohup does
+    stop = Stop()
+    os.kill(os.getpid(), number)
+    assert not stop.wants_stop()
+    stop.close()
+    assert signal.getsignal(number) is signal.SIG_IGN
+    signal.signal(number, usual)
 
 
 @pytest.mark.usefixtures("usual_handlers")

@@ -21,7 +21,7 @@ from gns.model.population import Population
 from gns.rules import edge_growth
 from gns.rules.edge_growth import EdgeGrowth
 from gns.rules.natural_selection import NaturalSelection, SelectionOptions, SelectionState
-from gns.run_folder import RunFolder
+from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.testing.tiny import TINY_BUDGET, TINY_ITERATIONS, same_state, tiny_config, tiny_scene
 from gns.training import events, loop
@@ -280,7 +280,10 @@ def test_ctrl_c_gives_the_state_back(
     assert same_state(train(scene, tiny_config(), resume_from=state).state_dict(), undisturbed)  # once more
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_stop_saves_and_tells_how_to_resume(
     number: signal.Signals,
     scene: Scene,
@@ -337,7 +340,7 @@ def test_saves_tests_and_logs(scene: Scene, tmp_path: Path) -> None:
     state = train(scene, config, run=folder)
     assert folder.saved_iterations() == [50, TINY_ITERATIONS]
     assert folder.checkpoint_iterations() == [60, 170]
-    assert folder.load_checkpoint(folder.checkpoint_path(60))["iteration"] == 60
+    assert read_checkpoint(folder.checkpoint_path(60))["iteration"] == 60
     assert torch.equal(folder.load_model(TINY_ITERATIONS).means, state.population.gaussians.means)
     records = folder.read_log()
     tested = {record["iteration"]: record["held_out_psnr"] for record in records if "held_out_psnr" in record}
@@ -402,7 +405,7 @@ class Mishap(Exception):
 @pytest.mark.usefixtures("unusual_threads")
 @pytest.mark.parametrize("kind", [events.Started, events.IterationEnded, events.HeldOutScored, events.Finished, None])
 def test_signals_and_threads_are_as_before_however_a_run_ends(scene: Scene, kind: type[events.Event] | None) -> None:
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     during: list[tuple[int, int]] = []
 
     def callback(event: events.Event) -> None:
@@ -417,4 +420,4 @@ def test_signals_and_threads_are_as_before_however_a_run_ends(scene: Scene, kind
             train(scene, tiny_config(iterations=3), on_event=callback)
     assert set(during) == {(1, 1)}
     assert (torch.get_num_threads(), thread_count()) == (3, 2)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers

@@ -99,6 +99,13 @@ def test_a_lack_of_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--final-budget" in text and "--resume" in text and "\n" not in text
 
 
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("can't allocate memory: you tried")])
+def test_a_lack_of_main_memory_is_explained(error: Exception) -> None:
+    sentence = r"^the main memory is used up: growing to 9 .* 1\.5 GB"
+    with pytest.raises(UserError, match=sentence), shortage_explained(torch.device("cpu"), 1_500_000_000, 9):
+        raise error
+
+
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="another"), shortage_explained(torch.device("cuda", 0), 1, 1):
         raise RuntimeError("another")

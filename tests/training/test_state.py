@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_checkpoint_with_a_part_that_the_run_lacks_is_refused(scene: Scene) ->
         train(scene, tiny_config(), resume_from=saved)
     with pytest.raises(UserError, match="does not fit"):  # of another number of photos
         Trainer(tiny_config(), scene, parts=[ColourGain(5)]).begin(saved)
+
+
+@pytest.mark.parametrize("group", ["means", "opacity_logits", "sh_rest"])
+@pytest.mark.parametrize(("tensor", "bad"), [("parameter", math.nan), ("second_moment", math.inf)])
+def test_a_checkpoint_that_is_not_finite_is_refused(scene: Scene, group: str, tensor: str, bad: float) -> None:
+    saved = {**_begun(scene).state_dict(), "iteration": 9}
+    saved["population"]["groups"][group][tensor][2] = bad
+    with pytest.raises(UserError, match=rf"the checkpoint of iteration 9 holds {group} that are not finite"):
+        train(scene, tiny_config(), resume_from=saved)
 
 
 def test_a_checkpoint_past_the_end_is_refused(scene: Scene) -> None:

@@ -1,10 +1,15 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -36,8 +41,15 @@ constexpr int kSpins = 1000;
 // put aside, or not woken yet, is not missed unless it holds a task.
 class Pool {
  public:
+  // Where the system has no more threads to give, or no memory for their stacks, those that are there do the work: the
+  // caller's alone if need be. Results do not depend on how many there are.
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    workers_.reserve(threads - 1);
+    try {
+      while (static_cast<int>(workers_.size()) < threads - 1) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
+    }
   }
   ~Pool() {
     stop_.store(true);
@@ -60,6 +72,7 @@ class Pool {
         unfinished_.wait(unfinished, std::memory_order_acquire);
       }
     }
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
@@ -75,7 +88,14 @@ class Pool {
     uint32_t left = left_.load(std::memory_order_acquire);
     while (left != 0) {
       if (!left_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
-      task_(context_, tasks_ - static_cast<int>(left));
+      // No exception may leave this loop: a worker has no caller to hand it to, and the thread that called run() must
+      // not leave while others work on what lies on its stack.
+      try {
+        task_(context_, tasks_ - static_cast<int>(left));
+      } catch (...) {
+        std::lock_guard lock(error_mutex_);
+        if (!error_) error_ = std::current_exception();
+      }
       if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
       left = left_.load(std::memory_order_acquire);
     }
@@ -102,6 +122,8 @@ class Pool {
   Task task_ = nullptr;
   void* context_ = nullptr;
   int tasks_ = 0;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;  // the first of a run; run() hands it to its caller
   // On cache lines of their own: every thread hammers left_.
   alignas(64) std::atomic<uint32_t> left_{0};
   alignas(64) std::atomic<int> unfinished_{0};
@@ -142,7 +164,7 @@ int thread_count() {
 void set_thread_count(int count) {
   std::lock_guard lock(mutex);
   pool.reset();
-  threads = count > 0 ? count : available_cores();
+  threads = count > 0 ? std::min(count, kMostThreads) : available_cores();
 }
 
 void run_tasks(int tasks, Task task, void* context) {

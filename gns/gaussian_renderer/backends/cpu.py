@@ -46,7 +46,10 @@ def thread_count() -> int:
 
 
 def set_threads(count: int) -> None:
-    """Use `count` threads in all kernels; 0 means one for each core this process may run on. Never changes a result."""
+    """Use `count` threads in all kernels; 0 means one for each core this process may run on. Never changes a result.
+
+    No more than 1,024, and fewer where the system does not give as many.
+    """
     _native.set_thread_count(count)
 
 

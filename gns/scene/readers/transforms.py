@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from gns.scene.readers.ply_points import read_ply_points
 from gns.utils.images import image_size
 from gns.utils.text import folded, read_text
 from gns.utils.undistortion import Lens
+from gns.utils.untrusted_json import parse_json
 
 # Their camera looks along −z with y up; COLMAP's along +z with y down.
 _FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -56,7 +56,7 @@ class _Entry:
 def load_json(path: Path) -> Json:
     """The object in the file. Raises UserError where it is missing, cut short or something else."""
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

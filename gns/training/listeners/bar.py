@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gns.training.events import Event, HeldOutScored, Listener, ModelSaved, Progress, Remark, Started, Stopped
-from gns.utils.console import say
+from gns.utils.console import say, warn
 
 
 class Bar(Listener):
@@ -43,13 +43,12 @@ class Bar(Listener):
                 masked = f" ({event.masked} with a mask: pixels that count)" if event.masked else ""
                 self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views{masked}")
             case ModelSaved():
-                self._say(event, f"{event.count:,} Gaussians in {event.path}")
+                digest = f" (SHA-256 {event.sha256})" if event.sha256 else ""
+                self._say(event, f"{event.count:,} Gaussians in {event.path}{digest}")
             case Remark():
                 self._say(event, event.text)
             case Stopped(path=path) if path is not None:
-                tqdm.write(
-                    f"Stopped after iteration {event.iteration}. To go on: {self._command(str(path))}", sys.stderr
-                )
+                warn(f"Stopped after iteration {event.iteration}. To go on: {self._command(str(path))}")
         return ()
 
     def _say(self, event: Event, text: str) -> None:

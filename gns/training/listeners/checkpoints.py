@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 
+from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.training.events import CheckpointSaved, Event, IterationEnded, Listener
+from gns.training.state import not_finite
 
 SECONDS = 300.0  # the most work that a crash can cost
 
@@ -27,6 +29,8 @@ class Checkpoints(Listener):
 
     def hear(self, event: Event) -> Iterable[Event]:
         if isinstance(event, IterationEnded) and self.due(event) and self._run:
+            if spoilt := not_finite(event._state.population):
+                raise UserError(f"training diverged: {spoilt} are not finite after iteration {event.iteration}")
             path = self._run.save_checkpoint(event._state.state_dict(), event.iteration)
             self._saved_at = time.monotonic()
             yield event.then(CheckpointSaved, path=path)

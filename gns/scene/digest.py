@@ -1,0 +1,26 @@
+"""A number that changes with anything a run learns from."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from gns.scene.scene import Scene
+
+
+def scene_digest(scene: Scene) -> str:
+    """SHA-256 of the training views in their order: cameras, pixels and masks; of the background and the extent.
+
+    The initial points are left out: after the first iteration nothing reads them. About a second a gigabyte of pixels.
+    """
+    digest = hashlib.sha256(np.array([scene.extent, *scene.background], "<f8").tobytes())
+    for view in scene.train:
+        camera = view.camera
+        digest.update(f"{camera.name}\0{camera.width}\0{camera.height}\0{view.mask is not None}\0".encode())
+        digest.update(np.array([camera.fx, camera.fy, camera.cx, camera.cy], "<f8").tobytes())
+        digest.update(np.asarray(camera.world_to_camera, "<f8").tobytes())
+        for pixels in (view.image, view.mask):
+            if pixels is not None:
+                digest.update(pixels.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
