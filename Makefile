@@ -33,7 +33,7 @@ demo: $(PICTURE)
 	@echo "The model, $(DEMO_BUDGET) Gaussians        $(MODEL)"
 
 test: .venv/tested-with
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/tested-with
 	$(BIN)/ruff check .

@@ -37,6 +37,12 @@ void relax() {
 // Longer would burn a core that somebody else could use.
 constexpr int kSpins = 1000;
 
+// What a thread keeps to itself, here and in the library that throws exceptions, is allocated when it is first touched,
+// and the C library ends the process where there is no memory for it. A new thread touches both at once: the first thing
+// that it needs them for may be to say that memory has run out.
+thread_local volatile int touched = 0;
+void touch_thread_locals() { touched = std::uncaught_exceptions(); }
+
 // The tasks of one run() after the other. Nobody waits for a thread that has no task in hand: one that the system has
 // put aside, or not woken yet, is not missed unless it holds a task.
 class Pool {
@@ -102,6 +108,7 @@ class Pool {
   }
 
   void work() {
+    touch_thread_locals();
     uint32_t seen = 0;
     for (;;) {
       uint32_t now;
