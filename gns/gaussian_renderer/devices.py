@@ -48,10 +48,5 @@ def pick_device(name: str, *, renders: bool = True) -> torch.device:
     return device
 
 
-def described(device: torch.device) -> str:
-    """What a user calls the device: "the CPU", "cuda:0 (NVIDIA H200)"."""
-    return backend_of(device).description
-
-
 def _named(count: int) -> str:
     return "one GPU, cuda:0" if count == 1 else f"{count} GPUs, cuda:0 to cuda:{count - 1}"

@@ -53,6 +53,20 @@ class Camera:
         center: npt.NDArray[np.float64] = -self.rotation.T @ self.translation
         return center
 
+    def project(
+        self, positions: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Where the camera sees the points at `positions` [P, 3]: pixels [P, 2], depths [P], inside the picture [P].
+
+        Nothing hides anything. Pixels of points that are not in front mean nothing.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # points may be at absurd distances
+            local = positions @ self.rotation.T + self.translation
+            x, y, z = local.T
+            u, v = self.fx * x / z + self.cx, self.fy * y / z + self.cy
+            inside = (z > 0) & (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
+        return np.stack([u, v], axis=1), z, inside
+
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for an image resampled to `width` × `height`; intrinsics scale per axis."""
         sx, sy = width / self.width, height / self.height

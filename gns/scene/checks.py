@@ -91,15 +91,10 @@ def look(cameras: Sequence[Camera], positions: Floats) -> Sight:
     """What `cameras` see of the points at `positions` [P, 3], with nothing hidden by anything."""
     seen, pixels, depths = [], [], []
     for camera in cameras:
-        with np.errstate(over="ignore", invalid="ignore"):  # of points at absurd distances
-            local = positions @ camera.rotation.T + camera.translation
-            in_front = np.flatnonzero(local[:, 2] > 0)
-            x, y, z = local[in_front].T
-            u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
-        inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
-        seen.append(in_front[inside])
-        pixels.append(np.stack([u[inside], v[inside]], axis=1).astype(np.int64))
-        depths.append(local[:, 2])
+        at, depth, inside = camera.project(positions)
+        seen.append(np.flatnonzero(inside))
+        pixels.append(at[inside].astype(np.int64))
+        depths.append(depth)
     return Sight(seen, pixels, depths)
 
 

@@ -53,14 +53,10 @@ def sight(cameras: Sequence[Camera], positions: Floats) -> Sight:
     """What `cameras` see of the points at `positions` [P, 3]."""
     counts, times, depths = [], np.zeros(len(positions), np.int64), [np.empty(0)]
     for camera in cameras:
-        local = positions @ camera.rotation.T + camera.translation
-        x, y, z = local.T
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            u, v = camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy
-            inside = (z > 0) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+        _, depth, inside = camera.project(positions)
         counts.append(int(inside.sum()))
         times += inside
-        depths.append(z[inside])
+        depths.append(depth[inside])
     return Sight(np.array(counts, np.int64), times, np.concatenate(depths))
 
 

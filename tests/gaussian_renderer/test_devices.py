@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gns.errors import UserError
-from gns.gaussian_renderer.backends import gpu
-from gns.gaussian_renderer.devices import described, pick_device
+from gns.gaussian_renderer.backends import backend_of, gpu
+from gns.gaussian_renderer.devices import pick_device
 
 
 @dataclass
@@ -83,8 +83,8 @@ def test_what_is_missing_is_named(machine: Machine, name: str, change: dict[str,
 
 
 def test_devices_are_named(machine: Machine) -> None:
-    assert described(torch.device("cpu")) == "the CPU"
-    assert described(torch.device("cuda", 1)) == "cuda:1 (Some GPU)"
+    assert backend_of(torch.device("cpu")).description == "the CPU"
+    assert backend_of(torch.device("cuda", 1)).description == "cuda:1 (Some GPU)"
 
 
 def test_metrics_need_no_renderer(machine: Machine) -> None:
