@@ -16,7 +16,7 @@ from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene.digest import scene_digest
-from gns.scene.inspection import doubts, summary
+from gns.scene.inspection import doubts, sampled_sight, summary
 from gns.scene.readers import read_scene
 from gns.team import Team, device_option, joined_team
 from gns.training.loop import train
@@ -49,8 +49,9 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
         return 0
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
-    say(summary(scene), config.quiet)
-    for doubt in doubts(scene):
+    seen = sampled_sight(scene)
+    say(summary(scene, seen), config.quiet)
+    for doubt in doubts(scene, seen):
         say(f"warning: {doubt}", config.quiet)
     if team.is_main:
         run.scene_digest = scene_digest(scene)

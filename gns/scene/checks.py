@@ -21,8 +21,8 @@ from gns.scene.view import View
 
 Floats = npt.NDArray[np.float64]
 
-SAMPLED_VIEWS = 32
-SAMPLED_POINTS = 20_000
+SAMPLED_VIEWS = 16
+SAMPLED_POINTS = 5_000
 # What the median photo sees of the points: 69 and 80 % in real captures, less in those that are large.
 ALMOST_NONE, ALMOST_NO_POINTS = 0.01, 100  # share and number below which a scene is refused
 FEW = 0.05  # share below which it is doubted, or five photos' worth in a capture of many

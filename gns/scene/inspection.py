@@ -134,9 +134,9 @@ def describe_sight(seen: Sight) -> str:
     )
 
 
-def summary(scene: Scene) -> str:
-    """The scene in a line, for the start of a training."""
-    seen = sampled_sight(scene)
+def summary(scene: Scene, seen: Sight | None = None) -> str:
+    """The scene in a line, for the start of a training; `seen` is its `sampled_sight` where that is known already."""
+    seen = seen or sampled_sight(scene)
     text = f"{len(scene.train)} photos to learn from, {len(scene.test) or 'none'} held out; "
     text += f"{len(scene.points.positions):,} points, {_percent((seen.times > 0).mean())} seen by the photos"
     if len(seen.depths):
@@ -210,9 +210,9 @@ def _describe_listed_masks(frames: Sequence[Frame]) -> str:
 # --- doubts ---
 
 
-def doubts(scene: Scene) -> list[str]:
-    """What looks wrong and is not refused, each a sentence with what to do."""
-    views, seen = [*scene.train, *scene.test], sampled_sight(scene)
+def doubts(scene: Scene, seen: Sight | None = None) -> list[str]:
+    """What looks wrong and is not refused, each a sentence with what to do; for `seen` see `summary`."""
+    views, seen = [*scene.train, *scene.test], seen or sampled_sight(scene)
     return [
         *_doubts_about_photos(scene.train, views),
         *_doubts_about_cameras(views, seen),
