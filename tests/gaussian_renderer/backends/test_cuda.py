@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.core", None)
     missing = missing_parts()
-    assert missing is not None and "cuda-core" in missing and "pip install 'gns[cuda]'" in missing
+    assert missing is not None and "cuda-core" in missing and "pip install '.[cuda]'" in missing
 
 
 def test_an_old_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_an_old_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("cuda.core", reason="needs cuda-core: pip install 'gns[cuda]'")
+    pytest.importorskip("cuda.core", reason="needs cuda-core: pip install '.[cuda]'")
 
     def absent() -> tuple[int, int]:
         raise RuntimeError("libnvrtc.so.13 was not found\nand a long story")
