@@ -29,7 +29,10 @@ OLDEST_CAPABILITY = (7, 5)  # Turing: the oldest architecture that current compi
 
 Size = tuple[int, int, int]
 
-_INSTALL = "run pip install '.[cuda]' in the folder of gns (with torch for CUDA 12: pip install 'cuda-core[cu12]'), or use --device cpu"
+_INSTALL = (
+    "run pip install '.[cuda]' in the folder of gns (with torch for CUDA 12: pip install 'cuda-core[cu12]'), or use "
+    "--device cpu"
+)
 
 
 class Launcher(Protocol):
