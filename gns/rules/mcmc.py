@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gns.rules import adaptive_density
 from gns.rules.base import Calendars, Chance, Method, Rule
 from gns.rules.calendar import Calendar, Dates, every
-from gns.rules.optimisation import LearningRates, Optimisation, StepPeriod
 from gns.utils.deferred import deferred
 from gns.utils.option_table import option
 
@@ -45,21 +45,9 @@ class RelocationCalendar(Calendar):
     relocate: Dates
 
 
+# Steps and learning rates are those of 3DGS, as published.
 STANDARD = Calendars(
-    Optimisation(
-        iterations=30_000,
-        sh_degree_interval=1_000,
-        step_periods=(StepPeriod(30_000, 1, 1),),
-        rates=LearningRates(
-            means_first=1.6e-4,
-            means_last=1.6e-6,
-            log_scales=5e-3,
-            quats=1e-3,
-            opacity_logits=5e-2,
-            sh_dc=2.5e-3,
-            sh_rest=2.5e-3 / 20,
-        ),
-    ),
+    adaptive_density.STANDARD.optimisation,
     (RelocationCalendar(relocate=every(100, 600, 24_900)),),
 )
 
