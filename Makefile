@@ -6,12 +6,15 @@
 # Nothing is installed outside this folder, and what is finished is not done again.
 #   PYTHON=python3.12                   another interpreter, 3.10 or newer
 #   CXX=clang++                         another C++20 compiler
-#   TORCH="torch --index-url URL"       another torch, such as the CPU-only build that pytorch.org's selector names:
-#                                       on Linux the default brings several GB of CUDA libraries
+#   TORCH="torch --index-url URL"       another torch than the newest of those that gns was tried with, such as the
+#                                       CPU-only build that pytorch.org's selector names: on Linux the default brings
+#                                       several GB of CUDA libraries
 #   DEMO_BUDGET=20000                   another number of Gaussians (after `make clean-demo`)
 
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
+TORCH ?= torch>=2.1,<2.14
+# A range such as >=2.1 is quoted, or the shell would write to files of that name; options of pip are left apart.
+TORCH_REQUIREMENT = '$(firstword $(TORCH))' $(wordlist 2,$(words $(TORCH)),$(TORCH))
 DEMO_BUDGET ?= 10000
 DEMO_ITERATIONS ?= 5000
 
@@ -31,6 +34,7 @@ demo: $(PICTURE)
 	@echo
 	@echo "Held-out views: photo left, render right   $(PICTURE)"
 	@echo "The model, $(DEMO_BUDGET) Gaussians        $(MODEL)"
+	@echo "How it came about                         demo/model/report.html"
 
 test: .venv/tested-with
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -46,8 +50,7 @@ $(PICTURE): $(MODEL)
 	$(BIN)/python -m gns.demo compare demo/model $@
 
 $(MODEL): $(SCENE)
-	$(BIN)/python train.py -s demo/scene -m demo/model --final-budget $(DEMO_BUDGET) --iterations $(DEMO_ITERATIONS) \
-		$$(ls demo/model/checkpoints/*.pt >/dev/null 2>&1 && echo --resume)
+	$(BIN)/python train.py -s demo/scene -m demo/model --final-budget $(DEMO_BUDGET) --iterations $(DEMO_ITERATIONS) --resume
 
 $(SCENE): $(wildcard gns/demo/*.py) | .venv/installed
 	rm -rf demo
@@ -57,7 +60,7 @@ $(SCENE): $(wildcard gns/demo/*.py) | .venv/installed
 # The native code decides whether to install again: scripts and tests that start here see the Python files themselves.
 .venv/installed: $(NATIVE) | .venv/torch
 	@echo "Building and installing gns"
-	$(PIP) install .
+	$(PIP) install ".[plot]"
 	@touch $@
 
 .venv/tested-with: $(NATIVE) | .venv/torch
@@ -73,8 +76,8 @@ $(SCENE): $(wildcard gns/demo/*.py) | .venv/installed
 	@printf '#include <concepts>\nint main() { return 0; }\n' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || \
 		{ echo "gns needs a C++20 compiler, and $(CXX) is none: install g++ 11 or newer (Debian, Ubuntu: apt install g++), or name one with make CXX=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	@echo "Installing $(TORCH)"
-	$(PIP) install $(TORCH)
+	@echo "Installing $(firstword $(TORCH))"
+	$(PIP) install $(TORCH_REQUIREMENT)
 	@touch $@
 
 clean: clean-demo

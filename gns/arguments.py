@@ -90,6 +90,11 @@ class SceneConfig:
             raise UserError("--resolution is 0: give 1, 2, 4, 8, a width in pixels, or -1")
 
 
+_JSON = option(
+    "print what came of it to stdout as one JSON object, and everything else to stderr", group="machine", session=True
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MachineConfig:
     """What a command runs on, and how much it says."""
@@ -104,6 +109,7 @@ class MachineConfig:
         ),
     )
     quiet: bool = field(default=False, metadata=option("print nothing but errors", group="machine", session=True))
+    json: bool = field(default=False, metadata=_JSON)
 
     def __post_init__(self) -> None:
         check(self)
@@ -172,6 +178,18 @@ class Config(MachineConfig):
             group="saving and testing",
             at_least=-1,
             changeable=True,
+        ),
+    )
+    log_every_iteration: bool = field(
+        default=False,
+        metadata=option("also write the loss of each iteration to log.jsonl", group="saving and testing", session=True),
+    )
+    tensorboard: bool = field(
+        default=False,
+        metadata=option(
+            "also write curves for TensorBoard into the output folder, under the names of 3DGS",
+            group="saving and testing",
+            session=True,
         ),
     )
     rules: Mapping[str, Any] = field(default_factory=dict)
@@ -249,6 +267,21 @@ class TrainConfig(Config, SceneConfig):
         ),
     )
 
+    report: bool = field(
+        default=True,
+        metadata=option(
+            "draw and score the held-out photos at the end, and write report.html",
+            group="saving and testing",
+            session=True,
+        ),
+    )
+    require_budget: bool = field(
+        default=False,
+        metadata=option(
+            "end with status 3 where fewer Gaussians grew than were asked for", group="model", session=True
+        ),
+    )
+
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         Config.__post_init__(self)
@@ -284,8 +317,13 @@ class SuiteConfig(MachineConfig):
     data: Path = field(
         default=Path("data"), metadata=option("folder with the scenes, at most two folders deep", group="scenes")
     )
-    budgets: Path = field(
-        default=Path("budget.txt"), metadata=option("list of scenes and budgets", group="scenes", metavar="FILE")
+    budgets: Path | None = field(
+        default=None,
+        metadata=option(
+            "list of scenes and budgets (default: budget.txt here, else that of the published tables)",
+            group="scenes",
+            metavar="FILE",
+        ),
     )
     output: Path = field(default=Path("output"), metadata=option("folder for the runs and tables", group="scenes"))
     small: bool = field(default=False, metadata=option("40 % of each budget", group="training"))
@@ -318,9 +356,60 @@ class InspectConfig:
     plot: Path | None = field(
         default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")
     )
+    json: bool = field(default=False, metadata=_JSON)
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(MachineConfig):
+    """Of which run `gns report` makes a page."""
+
+    model_path: Path = field(
+        metadata=option("output folder of a training; -m may be left out", group="model", short="-m", metavar="MODEL")
+    )
+    source_path: Path | None = field(
+        default=None,
+        metadata=option("folder of the scene, where it has moved since", group="scene", short="-s", metavar="SCENE"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(MachineConfig):
+    """Of which runs `gns compare` makes a page, and where."""
+
+    model_paths: tuple[Path, ...] = field(
+        metadata=option("output folders of trainings; -m may be left out", group="model", short="-m", metavar="MODEL")
+    )
+    output: Path = field(
+        default=Path("compare.html"), metadata=option("the page", group="model", short="-o", metavar="FILE.html")
+    )
+
+
+def parse_report(argv: Sequence[str], *, prog: str = "gns report") -> ReportConfig:
+    """The configuration that a command line of `gns report` asks for; the folder may stand alone. Raises UserError."""
+    description = "Write report.html into the output folder of a training: what was run, and what came of it."
+    config: ReportConfig = build(
+        ReportConfig, given_options([ReportConfig], _with_model(argv), prog=prog, description=description)
+    )
+    return config
+
+
+def parse_compare(argv: Sequence[str], *, prog: str = "gns compare") -> CompareConfig:
+    """The configuration that a command line of `gns compare` asks for; folders may stand alone. Raises UserError."""
+    description = (
+        "Write one page about several trained models: figures, pictures side by side, and how they came about."
+    )
+    config: CompareConfig = build(
+        CompareConfig, given_options([CompareConfig], _with_model(argv), prog=prog, description=description)
+    )
+    return config
+
+
+def _with_model(argv: Sequence[str]) -> list[str]:
+    """The words with a -m in front, where they begin with a folder."""
+    return ["-m", *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 
 def parse_inspect(argv: Sequence[str], *, prog: str = "gns inspect") -> InspectConfig:

@@ -7,8 +7,11 @@ that `--help` and a wrong option answer at once.
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Any
 
 from gns import __version__, other_trainers
 from gns.errors import UserError, is_lack_of_memory
@@ -16,7 +19,9 @@ from gns.utils.streams import escape_what_cannot_be_written
 
 Command = Callable[[Sequence[str]], int]
 
-STOPPED = 130  # the shell's status for a program ended by Ctrl-C
+STOPPED = 130  # the shell's status for a program ended by Ctrl-C: 128 and the number of its signal
+REFUSED = 2
+BUDGET_MISSED = 3
 
 
 def train(argv: Sequence[str]) -> int:
@@ -24,9 +29,9 @@ def train(argv: Sequence[str]) -> int:
     from gns.arguments import parse_train
 
     config = parse_train(argv, prog=_program("train"))
-    from gns.commands.train import run_training
+    from gns.commands.train import run_training, training_told
 
-    return run_training(config)
+    return _answered(config.json, lambda: run_training(config), lambda: training_told(config))
 
 
 def render(argv: Sequence[str]) -> int:
@@ -34,10 +39,9 @@ def render(argv: Sequence[str]) -> int:
     from gns.arguments import parse_render
 
     config = parse_render(argv, prog=_program("render"))
-    from gns.commands.render import render_run
+    from gns.commands.render import render_run, rendering_told
 
-    render_run(config)
-    return 0
+    return _answered(config.json, lambda: render_run(config), lambda: rendering_told(config))
 
 
 def metrics(argv: Sequence[str]) -> int:
@@ -47,7 +51,8 @@ def metrics(argv: Sequence[str]) -> int:
     config = parse_metrics(argv, prog=_program("metrics"))
     from gns.commands.metrics import evaluate_models
 
-    return evaluate_models(config)
+    results: dict[str, Any] = {}
+    return _answered(config.json, lambda: evaluate_models(config, results), lambda: {"results": results})
 
 
 def test(argv: Sequence[str]) -> int:
@@ -55,9 +60,9 @@ def test(argv: Sequence[str]) -> int:
     from gns.arguments import parse_suite
 
     config = parse_suite(argv, prog=_program("test"))
-    from gns.commands.test import run_suite
+    from gns.commands.test import run_suite, suite_told
 
-    return run_suite(config)
+    return _answered(config.json, lambda: run_suite(config), lambda: suite_told(config))
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -67,8 +72,41 @@ def inspect(argv: Sequence[str]) -> int:
     config = parse_inspect(argv)
     from gns.commands.inspect import inspect_scene
 
-    inspect_scene(config)
-    return 0
+    rows: list[tuple[str, str]] = []
+    return _answered(config.json, lambda: inspect_scene(config, rows), lambda: {"rows": [list(row) for row in rows]})
+
+
+def report(argv: Sequence[str]) -> int:
+    """Write the page about a trained model."""
+    from gns.arguments import parse_report
+
+    config = parse_report(argv)
+    from gns.commands.report import REPORT, report_run
+
+    return _answered(config.json, lambda: report_run(config), lambda: {"page": str(config.model_path / REPORT)})
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Write one page about several trained models."""
+    from gns.arguments import parse_compare
+
+    config = parse_compare(argv)
+    from gns.commands.report import compare_runs
+
+    return _answered(config.json, lambda: compare_runs(config), lambda: {"page": str(config.output)})
+
+
+def _answered(as_json: bool, work: Callable[[], int | None], told: Callable[[], Any]) -> int:
+    """Do the `work` and return its exit status, 0 for None.
+
+    With `--json`, stdout has what is `told` of it afterwards and nothing else: what it prints goes to stderr.
+    """
+    if not as_json:
+        return work() or 0
+    with redirect_stdout(sys.stderr):
+        status = work() or 0
+    print(json.dumps({"status": status, **told()}), flush=True)
+    return status
 
 
 COMMANDS: dict[str, Command] = {
@@ -77,6 +115,8 @@ COMMANDS: dict[str, Command] = {
     "metrics": metrics,
     "test": test,
     "inspect": inspect,
+    "report": report,
+    "compare": compare,
 }
 
 
@@ -87,8 +127,9 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     Ctrl-C becomes status 130, without a traceback. A name that the terminal's encoding lacks is written with escapes.
     """
     escape_what_cannot_be_written()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        return command(words)
     except UserError as error:
         sentence = str(error)
     except OSError as error:
@@ -102,7 +143,9 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return STOPPED
     print(f"error: {sentence}", file=sys.stderr)
-    return 2
+    if "--json" in words:
+        print(json.dumps({"status": REFUSED, "error": sentence}), flush=True)
+    return REFUSED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

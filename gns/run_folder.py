@@ -253,11 +253,11 @@ class RunFolder:
         """The file that `log` appends to."""
         return self.path / "log.jsonl"
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record. After a resume iterations may come twice: the later record holds."""
+    def log(self, *records: Mapping[str, Any]) -> None:
+        """Append records. After a resume iterations may come twice: the later record holds."""
         try:
             with self.log_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.writelines(json.dumps(record) + "\n" for record in records)
         except OSError as error:
             raise UserError(cannot_write(self.log_path, error)) from error
 

@@ -296,7 +296,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
 
 
 def test_budget_file_of_the_paper() -> None:
-    scenes = {scene.name: scene for scene in read_budgets(REPOSITORY / "budget.txt")}
+    scenes = {scene.name: scene for scene in read_budgets(gns.commands.test.BUDGETS)}
     assert len(scenes) == 13
     assert {scene.dataset for scene in scenes.values()} == set(gns.commands.published.MEANS)
     assert set(scenes) == set(gns.commands.published.PSNR)

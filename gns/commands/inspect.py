@@ -16,8 +16,8 @@ _WARNING = "warning: "
 _MODEL_FOLDERS = ("sparse", "colmap", "dense", "distorted")
 
 
-def inspect_scene(config: InspectConfig) -> None:
-    """Print the report, and write the picture that `config.plot` names.
+def inspect_scene(config: InspectConfig, told: list[Row]) -> None:
+    """Print the report, whose rows join `told`, and write the picture that `config.plot` names.
 
     What the scene's files list comes before any photo is decoded, and the picture too: both help where reading then
     ends in an error. Raises UserError where the scene cannot be read, or the picture not be written.
@@ -29,26 +29,28 @@ def inspect_scene(config: InspectConfig) -> None:
     reader = find_reader(source)
     capture = reader.read(source, options)
     train, test = split_frames(capture, options, source)
-    _print(describe_capture(source, reader.looks_for, capture, train, test, photo_sizes([*train, *test])))
+    _print(told, describe_capture(source, reader.looks_for, capture, train, test, photo_sizes([*train, *test])))
     if config.plot is not None:
         cameras, held_out = ([_pinhole(frame) for frame in frames] for frames in (train, test))
         draw_scene(source.resolve().name, cameras, held_out, capture.points, config.plot)
-    told: list[str] = []
-    scene = read_scene(source, options, told.append)
-    _print(describe_scene(scene, own_points=capture.points is not None))
-    _print(("note", line) for line in told if not line.startswith(_WARNING))
+    lines: list[str] = []
+    scene = read_scene(source, options, lines.append)
+    _print(told, describe_scene(scene, own_points=capture.points is not None))
+    _print(told, [("note", line) for line in lines if not line.startswith(_WARNING)])
     # What a reader passes over in its own format, it says itself.
     colmap = reader.looks_for.endswith("(COLMAP)")
     own = [source / name for name in _MODEL_FOLDERS] if colmap else source.glob("transforms*.json")
     if unused := unused_entries(source, [*train, *test], own):
-        _print([("unused", ", ".join(unused))])
-    warnings = [line.removeprefix(_WARNING) for line in told if line.startswith(_WARNING)]
-    _print([("doubts", line) for line in [*warnings, *doubts(scene)]] or [("doubts", "none")])
+        _print(told, [("unused", ", ".join(unused))])
+    warnings = [line.removeprefix(_WARNING) for line in lines if line.startswith(_WARNING)]
+    _print(told, [("doubts", line) for line in [*warnings, *doubts(scene)]] or [("doubts", "none")])
     if config.plot is not None:
         say(f"drawn in {config.plot}", quiet=False)
 
 
-def _print(rows: Iterable[Row]) -> None:
+def _print(told: list[Row], rows: Iterable[Row]) -> None:
+    rows = list(rows)
+    told += rows
     for line in as_lines(rows):
         say(line, quiet=False)
 

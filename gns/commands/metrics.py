@@ -8,43 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from gns.arguments import MetricsConfig
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
-from gns.metrics import Lpips, blacked_out, load_lpips, psnr, ssim
+from gns.metrics import load_lpips
 from gns.run_folder import RunFolder
+from gns.scoring import METRICS, mask_of, mean_scores, score_folder
 from gns.utils.atomic_files import write_text
-from gns.utils.png import from_eight_bit, read_png
-
-_METRICS = ("SSIM", "PSNR", "LPIPS")
-
-Scores = dict[str, float | None]
+from gns.utils.text import by_number
 
 
-def score_image(render: Path, truth: Path, lpips: Lpips, mask: Path | None = None) -> Scores:
-    """The scores of one PNG against another of the same size; LPIPS is None where it cannot be had.
-
-    With the PNG of a mask, only pixels where it is bright are scored (`gns.metrics`). Raises UserError where a file is
-    missing, no image or of another size.
-    """
-    image, target = from_eight_bit(read_png(render)), from_eight_bit(read_png(truth))
-    counts = None if mask is None else read_png(mask)[:, :, 0] >= 128
-    if image.shape != target.shape or (counts is not None and counts.shape != image.shape[1:]):
-        raise UserError(f"{render} and {truth} differ in size: delete their folder and render again")
-    if counts is not None and not counts.any():
-        raise UserError(f"{mask} hides the whole photo: delete its folder and render again")
-    shown = [blacked_out(each, counts) for each in (image, target)]
-    return {
-        "SSIM": ssim(image, target, counts),
-        "PSNR": psnr(image, target, counts),
-        "LPIPS": lpips.distance(*shown) if lpips.distance else None,
-    }
-
-
-def evaluate_models(config: MetricsConfig) -> int:
-    """Score the rendered test views of several models and print the means.
+def evaluate_models(config: MetricsConfig, told: dict[str, Any] | None = None) -> int:
+    """Score the rendered test views of several models and print the means; `told` gets them by the models' folders.
 
     Returns the exit status: 2 where a model could not be scored, which leaves the others alone.
     """
@@ -59,6 +35,8 @@ def evaluate_models(config: MetricsConfig) -> int:
             print(f"error: {error}", file=sys.stderr)
             status = 2
             continue
+        if told is not None:
+            told[str(path)] = results
         if not config.quiet:
             print(_report(path, results), flush=True)
     return status
@@ -69,20 +47,20 @@ def evaluate_run(run: RunFolder, *, device: str, quiet: bool) -> dict[str, dict[
 
     Raises UserError where nothing is rendered.
     """
-    methods = sorted(path.name for path in (run.path / "test").glob("*") if (path / "renders").is_dir())
+    methods = sorted(
+        (path.name for path in (run.path / "test").glob("*") if (path / "renders").is_dir()), key=by_number
+    )
     if not methods:
         raise UserError(f"{run.path} holds no rendered test views: run render.py -m {run.path} first")
     lpips = load_lpips(device)
     results: dict[str, dict[str, Any]] = {}
     per_view: dict[str, dict[str, dict[str, float | None]]] = {}
     for method in methods:
-        by_image = _score_folder(run.path / "test" / method, lpips, quiet=quiet)
-        results[method] = {metric: _mean([scores[metric] for scores in by_image.values()]) for metric in _METRICS}
-        if lpips.distance is None:
-            results[method]["LPIPS_absent"] = lpips.absent_because
-        if masked := sum(_mask_of(run.path / "test" / method, name) is not None for name in by_image):
+        by_image = score_folder(run.path / "test" / method, lpips, quiet=quiet)
+        results[method] = mean_scores(by_image, lpips)
+        if masked := sum(mask_of(run.path / "test" / method, name) is not None for name in by_image):
             results[method]["masked_views"] = masked
-        per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in _METRICS}
+        per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in METRICS}
     write_text(run.results_path, json.dumps(results, indent=2) + "\n")
     write_text(run.per_view_path, json.dumps(per_view, indent=2) + "\n")
     return results
@@ -95,27 +73,3 @@ def _report(path: Path, results: dict[str, dict[str, Any]]) -> str:
         masked = f"  ({scores['masked_views']} with a mask: pixels that count)" if "masked_views" in scores else ""
         lines.append(f"  {method}  SSIM {scores['SSIM']:.4f}  PSNR {scores['PSNR']:.3f}  LPIPS {lpips}{masked}")
     return "\n".join(lines)
-
-
-def _score_folder(folder: Path, lpips: Lpips, *, quiet: bool) -> dict[str, Scores]:
-    """The scores of all renders in `folder`/renders by PNG name."""
-    names = sorted(path.name for path in (folder / "renders").glob("*.png"))
-    truths = sorted(path.name for path in (folder / "gt").glob("*.png"))
-    if not names or names != truths:
-        raise UserError(f"{folder} is not complete ({len(names)} renders, {len(truths)} photos): run render.py again")
-    shown = tqdm(names, desc=f"scoring {folder.name}", unit="image", disable=quiet, leave=False)
-    return {
-        name: score_image(folder / "renders" / name, folder / "gt" / name, lpips, _mask_of(folder, name))
-        for name in shown
-    }
-
-
-def _mask_of(folder: Path, name: str) -> Path | None:
-    """The mask of the rendered view `name`, where render.py wrote one."""
-    path = folder / "masks" / name
-    return path if path.exists() else None
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

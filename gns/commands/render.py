@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,7 +17,7 @@ from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
 from gns.scene.readers import SceneOptions, read_scene
-from gns.utils.console import say
+from gns.utils.console import is_terminal, say
 from gns.utils.png import to_eight_bit, write_png
 
 
@@ -37,7 +39,23 @@ def render_run(config: RenderConfig) -> None:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+                draw_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+
+
+def rendering_told(config: RenderConfig) -> dict[str, Any]:
+    """What `--json` says of a rendering: where its pictures lie, and how many there are."""
+    run = RunFolder.open(config.model_path)
+    iteration = run.resolve_iteration(None if config.iteration == -1 else config.iteration)
+    folders = {split: run.renders_path(split, iteration) for split in ("train", "test")}
+    return {
+        "model_path": str(config.model_path),
+        "iteration": iteration,
+        "renders": {
+            split: {"path": str(folder), "count": len(list(folder.glob("*.png")))}
+            for split, folder in folders.items()
+            if folder.is_dir()
+        },
+    }
 
 
 def scene_options(config: SceneConfig) -> SceneOptions:
@@ -56,14 +74,17 @@ def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet
     return read_scene(source_path or config.source_path, scene_options(config), lambda text: say(text, quiet))
 
 
-def _render_split(
+def draw_split(
     run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
 ) -> None:
+    """Write what `gaussians`, in the scene's frame, look like from `views`, beside their photos and masks."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
     finished_after = run.model_path(iteration).stat().st_mtime
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
-    for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
+    for index, view in enumerate(
+        tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet or not is_terminal(sys.stderr))
+    ):
         name = f"{index:05d}.png"
         _write_mask(masks / name, view)  # always: it may have been added or changed since
         # The render is written last, so its presence means that the pair is complete.

@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import gns
 from gns.arguments import SuiteConfig, default_model_path, parse_train
 from gns.commands import published
 from gns.errors import UserError
 from gns.run_folder import RunFolder
+from gns.run_history import total
 from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import count_rows
 from gns.utils.quantities import format_count, parse_count
 from gns.utils.tables import Rows, as_csv, as_markdown, as_text
+
+BUDGETS = Path(gns.__file__).parent / "budget.txt"  # of the published tables
 
 _SMALL = 0.4  # the share of each budget in the paper's second table
 _SCENE_MARKS = ("sparse", "transforms_train.json", "transforms.json")
@@ -83,11 +87,12 @@ def run_suite(config: SuiteConfig) -> int:
     Steps whose result is there already are skipped. Returns the exit status: 1 where a scene failed, else 0. Raises
     UserError where the list cannot be read or no scene of it is found.
     """
-    scenes = read_budgets(config.budgets)
+    budgets = config.budgets or (Path(BUDGETS.name) if Path(BUDGETS.name).exists() else BUDGETS)
+    scenes = read_budgets(budgets)
     found = {scene: folder for scene in scenes if (folder := find_scene(config.data, scene.name))}
     if not found:
         names = ", ".join(scene.name for scene in scenes)
-        raise UserError(f"no scene of {config.budgets} is under {config.data}: put one of them there ({names})")
+        raise UserError(f"no scene of {budgets} is under {config.data}: put one of them there ({names})")
     if missing := [scene.name for scene in scenes if scene not in found]:
         _say(config, f"not under {config.data}: {', '.join(missing)}")
     results: Results = {}
@@ -172,10 +177,9 @@ def _read_result(run: RunFolder, iteration: int) -> SceneResult:
 
 
 def _training_minutes(run: RunFolder) -> float | None:
-    """Minutes that the run's log accounts for; its clock starts again at every resume."""
-    clock = [record["seconds"] for record in run.read_log() if "seconds" in record]
-    ends = [now for now, later in zip(clock, [*clock[1:], 0.0], strict=True) if later < now]
-    return sum(ends) / 60 if clock else None
+    """Minutes that the run's log accounts for."""
+    seconds = total(run.read_log(), "seconds")
+    return None if seconds is None else seconds / 60
 
 
 def _write_tables(config: SuiteConfig, scenes: Sequence[SuiteScene], results: Results) -> None:
@@ -193,11 +197,23 @@ def _write_tables(config: SuiteConfig, scenes: Sequence[SuiteScene], results: Re
     markdown = "\n".join(f"### {dataset}\n\n{as_markdown(table)}" for dataset, table in tables.items())
     lines = [[dataset, *row] for dataset, table in tables.items() for row in table[1:]]
     header = ["dataset", *next(iter(tables.values()))[0]]
-    stem = f"results-{config.schedule}{'-small' if config.small else ''}"
-    write_text(config.output / f"{stem}.txt", text)
-    write_text(config.output / f"{stem}.md", markdown + (f"\n{remark}" if remark else ""))
-    write_text(config.output / f"{stem}.csv", as_csv([header, *lines]))
-    _say(config, f"\n{text}\nwritten to {config.output / stem}.txt, .md and .csv")
+    stem = _tables_path(config, "").name
+    write_text(_tables_path(config, ".txt"), text)
+    write_text(_tables_path(config, ".md"), markdown + (f"\n{remark}" if remark else ""))
+    write_text(_tables_path(config, ".csv"), as_csv([header, *lines]))
+    scored = [{**asdict(scene), "result": result and asdict(result)} for scene, result in results.items()]
+    write_text(_tables_path(config, ".json"), json.dumps({"scenes": scored}, indent=2) + "\n")
+    _say(config, f"\n{text}\nwritten to {config.output / stem}.txt, .md, .csv and .json")
+
+
+def _tables_path(config: SuiteConfig, ending: str) -> Path:
+    return config.output / f"results-{config.schedule}{'-small' if config.small else ''}{ending}"
+
+
+def suite_told(config: SuiteConfig) -> dict[str, Any]:
+    """What `--json` says of the scenes: the figures of each, None where it failed."""
+    told: dict[str, Any] = json.loads(_tables_path(config, ".json").read_text(encoding="utf-8"))
+    return told
 
 
 def comparison_table(dataset: str, results: Results, *, scene_count: int) -> Rows:

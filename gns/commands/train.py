@@ -10,31 +10,43 @@ from typing import Any
 import torch
 
 from gns.arguments import TrainConfig
-from gns.cli import STOPPED
+from gns.cli import BUDGET_MISSED, STOPPED
 from gns.commands.render import scene_options
+from gns.commands.report import conclude
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
+from gns.report.page import REPORT
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.scene.digest import scene_digest
 from gns.scene.inspection import doubts, sampled_sight, summary
 from gns.scene.readers import read_scene
 from gns.scene.suggestion import training_pixels
+from gns.summary import Summary, read_summary
 from gns.team import Team, device_option, joined_team
+from gns.training.events import Event, Signalled
 from gns.training.loop import train, with_budget
 from gns.utils.console import say, warn
+from gns.utils.ply_file import count_rows
 from gns.utils.torchrun import place
 
 
 def run_training(config: TrainConfig) -> int:
-    """What train.py does. Returns the exit status: `STOPPED` where it was asked to stop and a checkpoint is saved.
+    """What train.py does. Returns the exit status.
 
-    Under torchrun every process calls this, and they train together. Raises UserError.
+    128 and a signal's number where that stopped it and a checkpoint is saved, such as `STOPPED`; `BUDGET_MISSED` where
+    fewer Gaussians grew than had to. Under torchrun every process calls this, and they train together. Raises
+    UserError.
     """
     # Refuses, before anything is written, what cannot be trained on.
     device = pick_device(device_option(config.device, place()))
     with joined_team(device) as team:
         return _train_together(config if team.is_main else replace(config, quiet=True), team, device)
+
+
+def training_told(config: TrainConfig) -> Summary:
+    """What `--json` says of a training: summary.json, where it is finished."""
+    return {"model_path": str(config.model_path), **read_summary(config.model_path)}
 
 
 def _train_together(config: TrainConfig, team: Team, device: torch.device) -> int:
@@ -47,18 +59,29 @@ def _train_together(config: TrainConfig, team: Team, device: torch.device) -> in
 def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.device) -> int:
     if team.is_main:
         RunFolder.create(run.path, config)
-    if config.resume and config.iterations in run.saved_iterations():
+    is_trained = config.resume and config.iterations in run.saved_iterations()
+    if is_trained:
         say(f"{config.model_path} is finished: its model is {run.model_path(config.iterations)}", config.quiet)
-        return 0
+        if not config.report or (run.path / REPORT).exists():
+            return _status(run, config)
     scene = read_scene(config.source_path, scene_options(config), lambda text: say(text, config.quiet))
-    seen = sampled_sight(scene)
-    say(summary(scene, seen), config.quiet)
-    for doubt in doubts(scene, seen):
-        say(f"warning: {doubt}", config.quiet)
     if config.final_budget is None and (config := with_budget(config, scene)).final_budget is not None:
         say(_proposal(config.final_budget, scene), config.quiet)
         if team.is_main:
             run = RunFolder.create(run.path, config)  # config.json has the number from now on
+    if not is_trained and (signal := _train_on(scene, run, config, team, device)) is not None:
+        return 128 + signal
+    if team.is_main:
+        conclude(run, config, scene, device)
+    return _status(run, config)
+
+
+def _train_on(scene: Scene, run: RunFolder, config: TrainConfig, team: Team, device: torch.device) -> int | None:
+    """Train to the end: None, or to a stop: the number of the signal that asked for it."""
+    seen = sampled_sight(scene)
+    say(summary(scene, seen), config.quiet)
+    for doubt in doubts(scene, seen):
+        say(f"warning: {doubt}", config.quiet)
     if team.is_main:
         run.scene_digest = scene_digest(scene)
     checkpoint = _checkpoint(config, run, team)
@@ -67,8 +90,31 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
     say(f"training on {backend_of(device).description}", config.quiet)
     if team.size > 1:
         say(f"{team.size} processes: each of {config.iterations:,} iterations takes {team.size} views", config.quiet)
-    state = train(scene, config, resume_from=checkpoint, run=run if team.is_main else None, team=team, device=device)
-    return 0 if state.iteration == config.iterations else STOPPED
+    signals = [STOPPED - 128]  # of another process of a team, where this one heard of none
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Signalled):
+            signals.append(event.number)
+
+    state = train(
+        scene,
+        config,
+        resume_from=checkpoint,
+        run=run if team.is_main else None,
+        team=team,
+        device=device,
+        on_event=listen,
+    )
+    return None if state.iteration == config.iterations else signals[-1]
+
+
+def _status(run: RunFolder, config: TrainConfig) -> int:
+    """The exit status of a finished run."""
+    count = count_rows(run.model_path(config.iterations)) if config.require_budget else 0
+    if not config.require_budget or config.final_budget is None or count >= config.final_budget:
+        return 0
+    warn(f"--require-budget: {count:,} Gaussians grew, fewer than {config.final_budget:,}")
+    return BUDGET_MISSED
 
 
 def _proposal(budget: int, scene: Scene) -> str:

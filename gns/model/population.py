@@ -155,6 +155,8 @@ class Population:
             else:
                 self._groups[extra.name] = _Group.begin(rows)
         self._scratch = Workspace(gaussians.means.device)
+        self._followed: Tensor | None = None
+        self.born = self.died = 0  # Gaussians added and dropped so far; a split adds one fewer than it has children
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
@@ -177,6 +179,14 @@ class Population:
         """The values of an `Extra`, [N] or [N, width]: a leaf of autograd where it is trained. Raises KeyError."""
         return self._groups[name].parameter if name in self._groups else self._statistics[name]
 
+    def follow(self) -> None:
+        """Remember who is here; no checkpoint does."""
+        self._followed = torch.arange(len(self), device=self.gaussians.means.device)
+
+    def followed(self) -> Tensor | None:
+        """The row that each Gaussian had when `follow` was called, −1 for those born since, [N] int64; None before."""
+        return self._followed
+
     def scratch(self) -> Tensor:
         """Uninitialised memory for a number per Gaussian, [N], float32; the next call hands out the same."""
         return self._scratch.take("row", (len(self),))
@@ -191,19 +201,23 @@ class Population:
         """Drop the Gaussians whose `mask` [N] is False. Raises UserError where none would be left."""
         if mask.all():
             return
-        self._edit(mask.nonzero().squeeze(1))
+        survivors = mask.nonzero().squeeze(1)
+        self.died += len(mask) - len(survivors)
+        self._edit(survivors)
 
     @torch.no_grad()
     def split(self, split: Split) -> None:
         """Put children in the place of their parents: at the end, without gradients and moments."""
         mask = torch.ones(len(self), dtype=torch.bool, device=split.parents.device)
         mask[split.parents] = False
+        self.born += len(split.children) - len(split.parents)
         self._edit(mask.nonzero().squeeze(1), split.children, split.origins)
 
     @torch.no_grad()
     def append(self, children: Gaussians, origins: Tensor) -> None:
         """Add `children` at the end, without gradients and moments; `origins` are the rows that they inherit from."""
         everyone = torch.arange(len(self), device=origins.device)
+        self.born += len(children)
         self._edit(everyone, children, origins)
 
     @torch.no_grad()
@@ -238,6 +252,9 @@ class Population:
         self._statistics = {
             name: edit.applied_to(values, appended.get(name)) for name, values in self._statistics.items()
         }
+        if self._followed is not None:
+            newborn = self._followed.new_full((0 if children is None else len(children),), -1)
+            self._followed = edit.applied_to(self._followed, newborn)
         self.gaussians = self._view()
 
     @torch.no_grad()

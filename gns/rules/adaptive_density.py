@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gns.rules.base import Calendars, Chance, Method, Rule
+from gns.rules.base import Calendars, Chance, Method, Rule, Stretch
 from gns.rules.calendar import Calendar, Date, Dates, SomeDates, every
 from gns.rules.optimisation import LearningRates, Optimisation, StepPeriod
 from gns.utils.deferred import deferred
@@ -96,6 +96,9 @@ class AdaptiveDensity(Rule[DensityState]):
 
     def extras(self) -> Sequence[model.Extra]:
         return screen_gradients.EXTRAS
+
+    def stretches(self) -> Sequence[Stretch]:
+        return [Stretch("growth", self.calendar.observe[0], self.calendar.densify[-1])]
 
     def begin(self) -> DensityState:
         return DensityState()

@@ -33,6 +33,16 @@ class NoOptions:
     """The options of a rule that has none."""
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a run that pictures of it mark."""
+
+    name: str
+    first: int  # iteration
+    last: int
+    selects: bool = False  # Gaussians are taken out for good: reports look at who they were when it began
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """What a rule may know of the run that it serves."""
@@ -68,6 +78,10 @@ class Rule(Generic[S]):
     def most(self) -> int:
         """The most Gaussians that this rule lets a run have; 0 where it does not decide that."""
         return 0
+
+    def stretches(self) -> Sequence[Stretch]:
+        """What pictures of the run mark."""
+        return ()
 
     def begin(self) -> S:
         """The state before the first iteration: a frozen dataclass of numbers and None."""

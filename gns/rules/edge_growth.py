@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gns.rules.base import Chance, Rule
+from gns.rules.base import Chance, Rule, Stretch
 from gns.rules.calendar import Calendar, Date, Dates, Instant, SomeDates, every
 from gns.utils.deferred import deferred
 
@@ -149,6 +149,9 @@ class EdgeGrowth(Rule[GrowthState]):
 
     def most(self) -> int:
         return math.ceil(max(growth.ceiling for growth in self.calendar.growths) * self.run.budget)
+
+    def stretches(self) -> Sequence[Stretch]:
+        return [Stretch("growth", growth.observe[0], growth.densify[-1]) for growth in self.calendar.growths]
 
     def begin(self) -> GrowthState:
         return GrowthState()

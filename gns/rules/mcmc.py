@@ -7,11 +7,12 @@ are the published defaults.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gns.rules import adaptive_density
-from gns.rules.base import Calendars, Chance, Method, Rule
+from gns.rules.base import Calendars, Chance, Method, Rule, Stretch
 from gns.rules.calendar import Calendar, Dates, every
 from gns.utils.deferred import deferred
 from gns.utils.option_table import option
@@ -83,6 +84,9 @@ class Relocation(Rule[RelocationState]):
 
     def most(self) -> int:
         return self.run.budget
+
+    def stretches(self) -> Sequence[Stretch]:
+        return [Stretch("relocation", self.calendar.relocate[0], self.calendar.relocate[-1])]
 
     def begin(self) -> RelocationState:
         return RelocationState()

@@ -7,10 +7,11 @@ Gaussians: all logits are pushed down alike, and only the photometric gradient h
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gns.rules.base import Chance, Rule
+from gns.rules.base import Chance, Rule, Stretch
 from gns.rules.calendar import Calendar, Date, Dates, Interval, every
 from gns.utils.deferred import deferred
 from gns.utils.option_table import option
@@ -148,6 +149,8 @@ class SelectionState:
     rate: float = FIRST_RATE  # λ, the strength of the pressure
     initial_target: float | None = None  # a₀, set at the phase's first pulse
     finished_at: int | None = None  # iteration at which selection ended
+    target: float | None = None  # where the controller last compared: of the opacity at rank B …
+    opacity_at_rank: float | None = None  # … and that opacity
 
     @property
     def skipped(self) -> bool:
@@ -164,8 +167,22 @@ class NaturalSelection(Rule[SelectionState]):
     calendar: SelectionCalendar
     options: SelectionOptions
 
+    def stretches(self) -> Sequence[Stretch]:
+        return [
+            stretch
+            for phase in self.calendar.phases
+            for stretch in (
+                Stretch("selection", phase.begin, phase.end, selects=True),
+                Stretch("recovery", phase.end, phase.end + phase.recovery),
+            )
+        ]
+
     def begin(self) -> SelectionState:
         return SelectionState()
+
+    def restored(self, saved: Mapping[str, Any]) -> SelectionState:
+        """Checkpoints of earlier versions lack what is kept for reports alone."""
+        return super().restored({"target": None, "opacity_at_rank": None, **saved})
 
     def prepare(self, state: SelectionState, population: Population, it: int) -> SelectionState:
         """A phase begins with a fresh state; the controller acts before a pulse is given."""
@@ -188,11 +205,14 @@ class NaturalSelection(Rule[SelectionState]):
         if len(opacity_logits) < self.run.budget:
             return replace(state, finished_at=it)
         if state.initial_target is None:
-            return replace(state, initial_target=INITIAL_TARGET * self._opacity_at_rank(opacity_logits))
+            value = self._opacity_at_rank(opacity_logits)
+            initial = INITIAL_TARGET * value
+            return replace(state, initial_target=initial, target=initial, opacity_at_rank=value)
         if not phase.adapts(it):
             return state
         target = state.initial_target * phase.target(it)
         value = self._opacity_at_rank(opacity_logits)
+        state = replace(state, target=target, opacity_at_rank=value)
         if value < TOO_LOW * target:
             return replace(state, rate=state.rate * SOFTER)
         if value > TOO_HIGH * target:
@@ -274,7 +294,11 @@ class NaturalSelection(Rule[SelectionState]):
         return {"opacity_logits": phase.opacity_rate_factor}
 
     def report(self, state: SelectionState) -> dict[str, float]:
-        return {"rate": state.rate}
+        if state.finished_at is not None:
+            return {"rate": state.rate, "selection_finished_at": state.finished_at}
+        if state.target is None or state.opacity_at_rank is None:
+            return {"rate": state.rate}
+        return {"rate": state.rate, "target": state.target, "opacity_at_rank": state.opacity_at_rank}
 
     def remark(self, state: SelectionState, population: Population) -> str | None:
         if not state.skipped:

@@ -7,11 +7,12 @@ Gaussian paints (as LightGaussian, Fan et al., arXiv 2311.17245, without its fac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gns.rules import edge_growth, gns
-from gns.rules.base import Calendars, Chance, Method, Rule
+from gns.rules.base import Calendars, Chance, Method, Rule, Stretch
 from gns.rules.calendar import Calendar, Date
 from gns.utils.deferred import deferred
 
@@ -50,6 +51,9 @@ class OneShot(Rule[CutState]):
     def scores(self, population: Population) -> Tensor:
         """What decides, [N]; the highest stay."""
         raise NotImplementedError
+
+    def stretches(self) -> Sequence[Stretch]:
+        return [Stretch("cut", self.calendar.cut - 1, self.calendar.cut, selects=True)]
 
     def begin(self) -> CutState:
         return CutState()

@@ -6,7 +6,7 @@ of an event is a listener too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,6 +60,7 @@ class Progress(Event):
     losses: int  # how many, since the last time
     loss: float  # smoothed
     report: Mapping[str, float]  # what the rules report
+    readings: Sequence[tuple[int, float]] = ()  # each of these iterations, and its loss
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,6 +99,13 @@ class Stopped(Event):
     """The run ends before its last iteration because somebody asked for it."""
 
     path: Path | None  # the output folder, from which it can go on
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Signalled(Event):
+    """What the run was stopped by: a signal of the operating system."""
+
+    number: int
 
 
 class Finished(Event):

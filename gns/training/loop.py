@@ -24,7 +24,7 @@ from gns.scene import Scene, View
 from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
-from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop
+from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop, TensorBoard
 from gns.training.memory import room_for_photos, shortage_explained, training_bytes, views_on
 from gns.training.parts import Part
 from gns.training.recorder import Recorder
@@ -246,7 +246,8 @@ def _listeners(
     listeners = [
         Stop(),
         Bar(config.iterations, config.final_budget or 0, processes=team.size, quiet=config.quiet or not team.is_main),
-        *([Log(run)] if run else []),
+        *([Log(run, config.iterations, each_loss=config.log_every_iteration)] if run else []),
+        *([TensorBoard(run.path)] if run and config.tensorboard else []),
         HeldOut(scene, config.test_iterations, is_main=team.is_main),
     ]
     if isinstance(config, TrainConfig):

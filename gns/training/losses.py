@@ -11,6 +11,8 @@ from torch import Tensor
 from gns.team import Team
 from gns.utils.readback import Readback
 
+Reading = tuple[int, float]  # an iteration, and its loss: the mean over the processes
+
 AT_ONCE = 10  # read together; on a GPU after as many more, when they have long arrived: the host never waits
 
 
@@ -42,14 +44,14 @@ class LossReader:
         """Whether it is time to read: the same iteration on all processes of a team."""
         return len(self._unread) >= self._at_once
 
-    def read_some(self) -> list[float]:
-        """The mean losses of iterations that have arrived by now. Raises Diverged."""
+    def read_some(self) -> list[Reading]:
+        """The iterations whose losses have arrived by now. Raises Diverged."""
         arrived = self._receive()
         self._send()
         return arrived if self._readback.queued else arrived + self._receive()
 
-    def read_all(self) -> list[float]:
-        """The mean losses of all iterations so far; waits for them. Raises Diverged."""
+    def read_all(self) -> list[Reading]:
+        """All iterations so far that were not read yet; waits for their losses. Raises Diverged."""
         arrived = self._receive()
         self._send()
         return arrived + self._receive()
@@ -59,8 +61,8 @@ class LossReader:
         if self._sent:
             self._readback.start(torch.stack([loss for _, _, loss in self._sent]))
 
-    def _receive(self) -> list[float]:
-        """The losses that were sent, a mean over the processes for each iteration."""
+    def _receive(self) -> list[Reading]:
+        """What was sent."""
         sent, self._sent = self._sent, []
         if not sent:
             return []
@@ -70,4 +72,4 @@ class LossReader:
                 if not math.isfinite(loss):
                     self._unread = []  # the first to diverge is the news, not those that came after
                     raise Diverged(it, view)
-        return [sum(of_views) / len(of_views) for of_views in losses]
+        return [(it, sum(of_views) / len(of_views)) for (it, _, _), of_views in zip(sent, losses, strict=True)]

@@ -11,7 +11,7 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.team import SINGLE, Team
 from gns.training.events import Event, Finished, IterationEnded, Listener, Progress, Remark, Started, Stopped
-from gns.training.losses import Diverged, LossReader
+from gns.training.losses import Diverged, LossReader, Reading
 from gns.training.state import TrainState
 
 COMPARE_EVERY = 500  # iterations after which the processes of a team compare their models
@@ -102,7 +102,7 @@ class Recorder:
     def _read_all(self) -> None:
         self._tell(self._read(self._losses.read_all))
 
-    def _read(self, read: Callable[[], list[float]]) -> list[float]:
+    def _read(self, read: Callable[[], list[Reading]]) -> list[Reading]:
         try:
             return read()
         except Diverged as diverged:
@@ -115,11 +115,11 @@ class Recorder:
                 f"check the camera of that photo and the scale of the scene{where}"
             ) from None
 
-    def _tell(self, losses: list[float]) -> None:
+    def _tell(self, readings: Sequence[Reading]) -> None:
         """Let the listeners hear of losses, and of what the rules have to say."""
-        if not losses:
+        if not readings:
             return
-        mean = sum(losses) / len(losses)
+        mean = sum(loss for _, loss in readings) / len(readings)
         old = mean if self._smooth_loss is None else self._smooth_loss
         self._smooth_loss = SMOOTHING * old + (1 - SMOOTHING) * mean
         state, report = self._state, dict[str, float]()
@@ -130,7 +130,14 @@ class Recorder:
                 self._remarks.add(rule.name)
                 self._emit(Remark(iteration=state.iteration, _state=state, text=remark))
         self._emit(
-            Progress(iteration=state.iteration, _state=state, losses=len(losses), loss=self._smooth_loss, report=report)
+            Progress(
+                iteration=state.iteration,
+                _state=state,
+                losses=len(readings),
+                loss=self._smooth_loss,
+                report=report,
+                readings=readings,
+            )
         )
 
     def _emit(self, event: Event) -> None:

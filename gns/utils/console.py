@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 from tqdm import tqdm
 
 from gns.utils.streams import writable
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person watches: bars that rewrite their line are for terminals alone."""
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # no stream at all, or a closed one
+        return False
 
 
 def say(text: str, quiet: bool) -> None:

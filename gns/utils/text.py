@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def printable(name: str) -> str:
 def folded(name: str) -> str:
     """What names have in common that differ in case, or in how accents are composed (as macOS and others do)."""
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """The key that sorts `ours_7000` before `ours_30000`: digits count as numbers."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def refuse_git_lfs_pointer(path: Path) -> None:

@@ -27,7 +27,17 @@ MODEL = f"point_cloud/iteration_{ITERATIONS}/point_cloud.ply"
 
 def _arguments(tmp_path: Path, *more: str) -> list[str]:
     folders = ["-s", str(tmp_path / "scene"), "-m", str(tmp_path / "model")]
-    run = ["--final-budget", "100", "--iterations", str(ITERATIONS), "--sh_degree", "1", "--threads", "1"]
+    run = [
+        "--final-budget",
+        "100",
+        "--iterations",
+        str(ITERATIONS),
+        "--sh_degree",
+        "1",
+        "--threads",
+        "1",
+        "--no-report",
+    ]
     return [*folders, *run, *more]
 
 
@@ -64,20 +74,20 @@ def test_it_trains_resumes_and_knows_when_it_is_done(
     assert "training on" in printed.out
     assert f"Stopped after iteration 33. To go on: python train.py -m {tmp_path / 'model'} --resume" in printed.err
     assert RunFolder.open(tmp_path / "model").checkpoint_iterations() == [33]
-    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume"]) == 0
+    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume", "--no-report"]) == 0
     assert cli.run(cli.train, _arguments(tmp_path, "-m", str(tmp_path / "whole"), "--quiet")) == 0
     assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "whole" / MODEL).read_bytes()
     cameras = json.loads((tmp_path / "model" / "cameras.json").read_text())
     assert len(cameras) == 9 and (tmp_path / "model" / "input.ply").exists()
     capsys.readouterr()
-    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume"]) == 0
+    assert cli.run(cli.train, ["-m", str(tmp_path / "model"), "--resume", "--no-report"]) == 0
     assert "is finished" in capsys.readouterr().out
 
 
 def test_without_a_budget_one_is_proposed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_colmap(tmp_path / "scene", small_scene(points=150))
     folders = ["-s", str(tmp_path / "scene"), "-m", str(tmp_path / "model")]
-    words = [*folders, "--iterations", "30", "--sh_degree", "0", "--threads", "1", "--eval"]
+    words = [*folders, "--iterations", "30", "--sh_degree", "0", "--threads", "1", "--eval", "--no-report"]
     assert cli.run(cli.train, words) == 0
     told = "no --final-budget given: training to 5,000 Gaussians, a fraction of what 0.0 million pixels and 150 points"
     assert told in capsys.readouterr().out
@@ -87,7 +97,7 @@ def test_without_a_budget_one_is_proposed_and_kept(tmp_path: Path, capsys: pytes
 def test_a_stop_is_a_status_of_its_own(tmp_path: Path, at_33: Callable[[Callable[[], None]], None]) -> None:
     write_colmap(tmp_path / "scene", small_scene(points=150))
     at_33(_interrupt)
-    config = tiny_config(tmp_path, iterations=40)
+    config = tiny_config(tmp_path, iterations=40, report=False)
     assert run_training(config) == 130
     folder = RunFolder.open(config.model_path)
     assert folder.checkpoint_iterations() == [33] and folder.saved_iterations() == []

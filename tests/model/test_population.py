@@ -54,6 +54,22 @@ def _gaussians(count: int, seed: int = 0, sh_degree: int = 1) -> Gaussians:
     )
 
 
+def test_births_and_deaths_are_counted_and_who_was_there_is_followed() -> None:
+    population = Population(_gaussians(8), EXTRAS)
+    assert population.followed() is None
+    population.keep(torch.arange(8) != 2)
+    population.follow()
+    population.keep(torch.arange(7) != 0)
+    origins = torch.tensor([1, 1])
+    population.split(Split(torch.tensor([1]), population.gaussians.rows(origins), origins))
+    population.append(population.gaussians.rows(origins), origins)
+    population.keep(torch.arange(9) != 4)
+    followed = population.followed()
+    assert followed is not None and followed.tolist() == [1, 3, 4, 5, -1, -1, -1, -1]
+    assert (population.born, population.died) == (1 + 2, 3)
+    assert len(population) == 8 + population.born - population.died
+
+
 def _gradient(values: Tensor) -> Tensor:
     assert values.grad is not None
     return values.grad

@@ -126,6 +126,11 @@ def test_controller_history() -> None:
         assert state.rate == pytest.approx(rate, rel=1e-12), it
         assert state.initial_target == pytest.approx(0.4, rel=1e-12)
         assert state.finished_at is None and not state.skipped
+        if it != 15_101:  # what is reported is what was compared
+            assert state.opacity_at_rank == pytest.approx(second, rel=1e-6)
+            assert state.target == pytest.approx(
+                0.4 * (1 - (it - 15_000) / 7_000) if 15_001 < it < 22_000 else (0.4 if it == 15_001 else 0.0), abs=1e-9
+            )
 
 
 def test_controller_of_the_second_fast_phase() -> None:
@@ -277,6 +282,9 @@ def test_what_it_remembers_is_a_value() -> None:
 def test_what_it_reports_and_remarks() -> None:
     rule, population = _rule(1_000), _population(0.5, 0.4, 0.3)
     assert rule.report(SelectionState(rate=3e-4)) == {"rate": 3e-4}
+    selecting = SelectionState(2e-4, 0.4, None, 0.3, 0.35)
+    assert rule.report(selecting) == {"rate": 2e-4, "target": 0.3, "opacity_at_rank": 0.35}
+    assert rule.report(SelectionState(2e-4, 0.4, 9, 0.3, 0.35)) == {"rate": 2e-4, "selection_finished_at": 9}
     for state in (SelectionState(), SelectionState(initial_target=0.3), SelectionState(2e-4, 0.3, 16_000)):
         assert rule.remark(state, population) is None
     skipped = SelectionState(finished_at=15_001)
@@ -286,6 +294,11 @@ def test_what_it_reports_and_remarks() -> None:
 def test_a_checkpoint_of_another_memory_is_refused() -> None:
     rule, state = _rule(1), SelectionState(rate=3e-4, initial_target=0.2, finished_at=9)
     assert rule.restored(vars(state)) == state
+    earlier = {"rate": 3e-4, "initial_target": 0.2, "finished_at": 9}  # of a version that reported less
+    assert rule.restored(earlier) == state
     for saved in ({"rate": 3e-4}, {**vars(state), "more": 1}, {}):
-        with pytest.raises(TypeError, match="natural_selection remembers rate, initial_target, finished_at, not"):
+        with pytest.raises(
+            TypeError,
+            match="natural_selection remembers rate, initial_target, finished_at, target, opacity_at_rank, not",
+        ):
             rule.restored(saved)

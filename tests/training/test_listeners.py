@@ -28,6 +28,7 @@ from gns.training.events import (
     ModelSaved,
     Progress,
     Remark,
+    Signalled,
     Started,
     Stopped,
 )
@@ -62,6 +63,12 @@ def _progress(state: TrainState, iteration: int, losses: int = 10) -> Progress:
 # Bar
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody watches."""
+    monkeypatch.setattr("gns.training.listeners.bar.is_terminal", lambda stream: True)
+
+
 def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar(300, 100)
     for event in (
@@ -80,6 +87,7 @@ def test_the_bar_says_each_thing_worth_knowing(state: TrainState, capsys: pytest
     ]
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("budget", "shown"), [(1_000, "loss 0.2500, 120/1,000 Gaussians"), (0, "120 Gaussians")])
 def test_the_bar_moves_with_the_losses_that_are_known(
     state: TrainState, budget: int, shown: str, capsys: pytest.CaptureFixture[str]
@@ -114,6 +122,23 @@ def test_a_quiet_bar_says_how_to_go_on_and_nothing_else(
         bar.close()
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err == f"Stopped after iteration 12. To go on: {command}\n"
+
+
+def test_plain_lines_take_its_place_where_nobody_watches(
+    state: TrainState, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("gns.training.listeners.bar.time.monotonic", lambda: now)
+    bar = Bar(3_000, 1_000)
+    bar.hear(Started(iteration=1_000, _state=state))
+    for at, iteration in ((1_004.0, 1_010), (1_010.0, 1_100), (1_020.0, 1_200), (1_041.0, 1_410)):
+        now = at
+        bar.hear(_progress(state, iteration))
+    bar.close()
+    assert capsys.readouterr().err.splitlines() == [
+        "1,100 of 3,000 iterations (37%), loss 0.2500, 120/1,000 Gaussians, 10.0 a second, 03:10 left",
+        "1,410 of 3,000 iterations (47%), loss 0.2500, 120/1,000 Gaussians, 10.0 a second, 02:39 left",
+    ]
 
 
 def test_a_bar_that_never_started_can_be_closed() -> None:
@@ -163,21 +188,23 @@ def test_the_clock_asks_for_a_checkpoint_and_starts_again(
     now = 1_000.0
     monkeypatch.setattr("gns.training.listeners.checkpoints.time.monotonic", lambda: now)
     listener = Checkpoints(folder, ())
-    now += 299
+    now += 29
     assert not listener.wants_checkpoint()
-    now += 2
+    now += 2  # the first comes early
     assert listener.wants_checkpoint()
     list(listener.hear(_ended(state, 5)))
     assert listener.wants_checkpoint()  # until there is one
     list(listener.hear(_ended(state, 5, overdue=True)))
+    now += 299
     assert not listener.wants_checkpoint()
-    now += 301
+    now += 2
     assert listener.wants_checkpoint()
 
 
 def test_checkpoints_come_by_the_clock(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tmp_path, iterations=9)
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "FIRST_SECONDS", 0.0)
     folder = RunFolder.create(config.model_path, config)
     train(scene, config, run=folder)
     assert folder.checkpoint_iterations() == [7, 8]  # the newest two, none at the end
@@ -221,18 +248,41 @@ def test_the_log_has_a_record_about_every_hundred_iterations(
 ) -> None:
     now = 1_000.0
     monkeypatch.setattr("gns.training.listeners.log.time.monotonic", lambda: now)
-    listener = Log(folder)
+    monkeypatch.setattr("gns.training.listeners.log.time.process_time", lambda: now / 2)
+    listener = Log(folder, 30_000)
     now = 1_007.123
     for iteration, losses in ((90, 10), (103, 13), (110, 7), (199, 10), (205, 6), (300, 10)):
         assert list(listener.hear(_progress(state, iteration, losses))) == []
     listener.hear(HeldOutScored(iteration=205, _state=state, psnr=21.5, views=2))
-    record = {"loss": 0.25, "gaussians": 120, "rate": 1e-4, "seconds": 7.12}
+    record = {"loss": 0.25, "gaussians": 120, "rate": 1e-4, "seconds": 7.12, "cpu_seconds": 3.56}
     assert folder.read_log() == [
         {"iteration": 103, **record},
         {"iteration": 205, **record},
         {"iteration": 300, **record},
-        {"iteration": 205, "held_out_psnr": 21.5, "seconds": 7.12},
+        {"iteration": 205, "held_out_psnr": 21.5, "seconds": 7.12, "cpu_seconds": 3.56},
     ]
+
+
+def test_short_runs_have_as_many_records(state: TrainState, folder: RunFolder) -> None:
+    listener = Log(folder, 3_000)
+    for iteration in range(10, 101, 10):
+        listener.hear(_progress(state, iteration))
+    assert len(folder.read_log()) == 10
+
+
+def test_the_log_has_each_loss_on_request(state: TrainState, folder: RunFolder) -> None:
+    listener = Log(folder, 30_000, each_loss=True)
+    listener.hear(replace(_progress(state, 40, 2), readings=[(39, 0.5), (40, 0.75)]))
+    assert folder.read_log() == [{"iteration": 39, "raw_loss": 0.5}, {"iteration": 40, "raw_loss": 0.75}]
+
+
+def test_a_session_that_goes_on_from_a_checkpoint_misses_no_birth(state: TrainState, folder: RunFolder) -> None:
+    listener = Log(folder, 30_000)
+    listener.hear(Started(iteration=0, _state=state))
+    state.population.keep(torch.arange(120) < 100)
+    listener.hear(CheckpointSaved(iteration=50, _state=state, path=Path("unused")))
+    first, second = folder.read_log()
+    assert first["gaussians"] == 120 and second["gaussians"] == 100 and second["deaths"] == 20
 
 
 # Models
@@ -267,7 +317,11 @@ def test_a_first_signal_is_remembered_and_gives_the_signals_back(number: int, us
     stop = Stop()
     assert signal.getsignal(number) not in usual_handlers
     assert not stop.wants_stop()
+    stopped = Stopped(iteration=3, _state=None, path=None)  # type: ignore[arg-type]
+    assert list(stop.hear(stopped)) == []  # somebody else asked for it
     os.kill(os.getpid(), number)
+    (event,) = stop.hear(stopped)
+    assert isinstance(event, Signalled) and event.number == number
     assert stop.wants_stop()
     assert [signal.getsignal(number) for number in SIGNALS] == usual_handlers
     stop.close()

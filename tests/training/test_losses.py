@@ -44,8 +44,8 @@ def test_ten_are_read_at_once_on_a_gpu_ten_iterations_later(later: bool) -> None
     arrived = {10: [], 20: [*range(1, 11)], 30: [*range(11, 21)]}
     if not later:
         arrived = {10: [*range(1, 11)], 20: [*range(11, 21)], 30: [*range(21, 31)]}
-    assert read == arrived
-    assert reader.read_all() == [*range(21 if later else 31, 36)]
+    assert read == {it: [(each, float(each)) for each in numbers] for it, numbers in arrived.items()}
+    assert reader.read_all() == [(it, float(it)) for it in range(21 if later else 31, 36)]
     assert reader.read_all() == reader.read_some() == []
 
 
@@ -75,7 +75,7 @@ class Pair:
 def test_a_team_on_the_cpu_reads_every_iteration_and_takes_the_mean() -> None:
     reader = LossReader(torch.device("cpu"), Pair())  # type: ignore[arg-type]
     reader.add(1, ["a.png", "b.png"], torch.tensor(2.0))
-    assert reader.full and reader.read_some() == [101.0]
+    assert reader.full and reader.read_some() == [(1, 101.0)]
     reader.add(2, ["c.png", "d.png"], torch.tensor(3e37))  # times 100 it is infinite
     with pytest.raises(Diverged) as caught:
         reader.read_all()

@@ -59,6 +59,18 @@ def instruction_sets() -> list[str]:
     return names
 
 
+def instruction_set() -> str:
+    """The one of `instruction_sets()` in use."""
+    name: str = _native.instruction_set()
+    return name
+
+
+def compiler() -> str:
+    """What has compiled the kernels, with its version."""
+    name: str = _native.COMPILER
+    return name
+
+
 def use_instruction_set(name: str) -> None:
     """Force one of `instruction_sets()`. Results differ between them by rounding."""
     _native.use_instruction_set(name)

@@ -6,5 +6,6 @@ from gns.training.listeners.held_out import HeldOut
 from gns.training.listeners.log import Log
 from gns.training.listeners.models import Models
 from gns.training.listeners.stop import Stop
+from gns.training.listeners.tensorboard import TensorBoard
 
-__all__ = ["Bar", "Checkpoints", "HeldOut", "Log", "Models", "Stop"]
+__all__ = ["Bar", "Checkpoints", "HeldOut", "Log", "Models", "Stop", "TensorBoard"]

@@ -11,6 +11,7 @@ from gns.training.events import CheckpointSaved, Event, IterationEnded, Listener
 from gns.training.state import not_finite
 
 SECONDS = 300.0  # the most work that a crash can cost
+FIRST_SECONDS = 30.0  # until the first, so that one knows early whether it can be written
 
 
 class Checkpoints(Listener):
@@ -20,9 +21,10 @@ class Checkpoints(Listener):
         self._run = run
         self._iterations = set(iterations)
         self._saved_at = time.monotonic()
+        self._seconds = FIRST_SECONDS
 
     def wants_checkpoint(self) -> bool:
-        return time.monotonic() - self._saved_at > SECONDS
+        return time.monotonic() - self._saved_at > self._seconds
 
     def due(self, moment: IterationEnded) -> bool:
         return not moment.last and (moment.stop or moment.overdue or moment.iteration in self._iterations)
@@ -32,5 +34,5 @@ class Checkpoints(Listener):
             if spoilt := not_finite(event._state.population):
                 raise UserError(f"training diverged: {spoilt} are not finite after iteration {event.iteration}")
             path = self._run.save_checkpoint(event._state.state_dict(), event.iteration)
-            self._saved_at = time.monotonic()
+            self._saved_at, self._seconds = time.monotonic(), SECONDS
             yield event.then(CheckpointSaved, path=path)
