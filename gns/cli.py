@@ -50,9 +50,16 @@ def metrics(argv: Sequence[str]) -> int:
 
     config = parse_metrics(argv, prog=_program("metrics"))
     from gns.commands.metrics import evaluate_models
+    from gns.commands.report import refresh_reports
 
     results: dict[str, Any] = {}
-    return _answered(config.json, lambda: evaluate_models(config, results), lambda: {"results": results})
+
+    def score() -> int:
+        status = evaluate_models(config, results)
+        refresh_reports(results)
+        return status
+
+    return _answered(config.json, score, lambda: {"results": results})
 
 
 def test(argv: Sequence[str]) -> int:

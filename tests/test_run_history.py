@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gns.run_history import lasting, total
 
-LOG = [
+LOG: list[dict[str, Any]] = [
     {"iteration": 0, "started": "a", "seconds": 0.0},
     {"iteration": 100, "loss": 0.5, "seconds": 10.0},
     {"iteration": 200, "loss": 0.4, "seconds": 20.0},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from gns.scoring import METRICS, mask_of, mean_scores, score_folder
 from gns.summary import Summary, write_summary
 from gns.utils.console import say, warn
 
-__all__ = ["REPORT", "compare_runs", "conclude", "report_run"]
+__all__ = ["REPORT", "compare_runs", "conclude", "refresh_reports", "report_run"]
 
 _NO_LPIPS = Lpips(None, "training does not measure it: run metrics.py")
 
@@ -80,6 +82,16 @@ def report_run(config: ReportConfig) -> None:
             with renderer_threads(config.threads):
                 draw_held_out(run, iteration, scene, pick_device(config.device), quiet=config.quiet)
     say(f"report: {write_report(run.path)}", config.quiet)
+
+
+def refresh_reports(folders: Iterable[str]) -> None:
+    """Let the reports that are there tell the scores that metrics.py has found."""
+    for folder in map(Path, folders):
+        if (folder / REPORT).exists():
+            try:
+                write_report(folder)
+            except (UserError, OSError) as error:
+                warn(f"{folder / REPORT} is as it was: {error}")
 
 
 def compare_runs(config: CompareConfig) -> None:

@@ -111,7 +111,13 @@ def _run_scene(config: SuiteConfig, scene: SuiteScene, source_path: Path) -> Sce
     """Bring one scene to its scores, doing only what is not done. Raises UserError where a step fails."""
     budget = round(scene.budget * _SMALL) if config.small else scene.budget
     model_path = config.output / default_model_path(source_path, format_count(budget)).name
-    machine = ["--device", config.device, "--threads", str(config.threads), *(["--quiet"] if config.quiet else [])]
+    machine = [
+        "--device",
+        config.device,
+        "--threads",
+        str(config.threads),
+        *(["--quiet"] if config.quiet or config.json else []),
+    ]
     training = [
         *("-s", str(source_path), "-m", str(model_path), "-i", scene.images),
         *("--final-budget", str(budget), "--iterations", str(config.iterations)),
