@@ -22,7 +22,7 @@ class PhotoSize(Calendar):
     """How many times smaller each side of a photo is, up to and including iteration `last`."""
 
     last: Date
-    divisor: int
+    divisor: float
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Optimisation(Calendar):
     rates: LearningRates
     photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
 
-    def photo_divisor(self, it: int) -> int:
+    def photo_divisor(self, it: int) -> float:
         """How many times smaller each side of a photo is at `it`."""
-        return next((size.divisor for size in self.photo_sizes if it <= size.last), 1)
+        return next((size.divisor for size in self.photo_sizes if it <= size.last), 1.0)
 
     def sh_degree(self, it: int) -> int:
         """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""

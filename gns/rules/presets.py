@@ -35,7 +35,7 @@ PUBLISHED = Refinements()
 
 # Until which share of the run photos are reduced how many times. What is large and wrong is set right first, for a
 # sixteenth and a quarter of the pixels; growth then finds the places that lack detail rather than those that lack form.
-COARSE_TO_FINE = ((0.1, 4), (0.3, 2))
+COARSE_TO_FINE = ((0.1, 4.0), (0.3, 2.0))
 
 
 @dataclass(frozen=True)

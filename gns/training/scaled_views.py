@@ -26,11 +26,11 @@ class ScaledViews(Sequence[View]):
         """The full-size `views`; `place` brings those of a size to where they are trained on."""
         self._views = views
         self._place = place
-        self._divisor = 0
+        self._divisor = 0.0
         self._placed: Sequence[View] = ()
         self.use(1)
 
-    def use(self, divisor: int) -> None:
+    def use(self, divisor: float) -> None:
         """Have every photo at 1/`divisor` of its width and height from now on; 1 is its own size."""
         if divisor == self._divisor:
             return
@@ -48,7 +48,7 @@ class ScaledViews(Sequence[View]):
         return self._placed[index]
 
 
-def reduced(view: View, divisor: int) -> View:
+def reduced(view: View, divisor: float) -> View:
     """The view with each side 1/`divisor` as long, rounded, but not below SMALLEST_SIDE; its camera to match.
 
     A pixel is the mean of those that it covers, and counts where all of them do.

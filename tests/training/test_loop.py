@@ -207,7 +207,7 @@ def test_options_reach_the_rules(scene: Scene) -> None:
     growth, selection = trainer.plan.rules
     assert selection.options == options["natural_selection"]
     assert selection.run.budget == growth.run.budget == TINY_BUDGET
-    assert selection.run.extent == scene.extent and selection.run.views is scene.train
+    assert selection.run.extent == scene.extent and list(selection.run.views) == scene.train
     assert len(selection.calendar.phases) == 2
 
 
