@@ -10,12 +10,12 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gns import __version__
+from gns import __version__, other_trainers
 from gns.errors import UserError
 from gns.rules import (
     DEFAULT_METHOD,
@@ -40,7 +40,7 @@ from gns.utils.option_table import (
     option_of,
     to_json,
 )
-from gns.utils.quantities import format_count, parse_count, parse_size
+from gns.utils.quantities import parse_count, parse_size
 from gns.utils.torchrun import place
 from gns.utils.untrusted_json import parse_json
 
@@ -51,15 +51,17 @@ MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is expla
 
 
 @dataclass(frozen=True)
-class FileSize:
-    """A budget given as the size of the model file, in bytes."""
+class Budget:
+    """A budget as it was typed: a number of Gaussians, or the size of the model file in bytes."""
 
-    size: int
+    text: str
+    count: int | None
+    size: int | None
 
 
-def _budget(text: str) -> int | FileSize:
+def _budget(text: str) -> Budget:
     size = parse_size(text)
-    return parse_count(text) if size is None else FileSize(size)
+    return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,8 @@ def _lengths() -> str:
 
 
 _FINAL_BUDGET = option(
-    "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB)",
+    "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB); "
+    "without it one is proposed, and told: a Gaussian for every 400 pixels of the photos",
     group="model",
     metavar="SIZE",
     convert=_budget,
@@ -139,11 +142,12 @@ _FINAL_BUDGET = option(
 class Config(MachineConfig):
     """What a training does, whatever the scene and wherever its results go.
 
-    `final_budget` counts Gaussians; it is None for a method that grows to what it needs. `rules` holds the options of
-    each of the method's rules by its name; those left out have their defaults. Raises UserError for what cannot be.
+    `final_budget` counts Gaussians; None stands for what the scene suggests (`gns.scene.suggestion`), and for a method
+    that grows to what it needs for no budget. `rules` holds the options of each of the method's rules by its name;
+    those left out have their defaults. Raises UserError for what cannot be.
     """
 
-    final_budget: int | None = field(metadata=_FINAL_BUDGET)
+    final_budget: int | None = field(default=None, metadata=_FINAL_BUDGET)
     sh_degree: int = field(
         default=3, metadata=option("degree of view-dependent colour, 0 to 3", group="model", at_least=0)
     )
@@ -219,9 +223,7 @@ class Config(MachineConfig):
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:
                 raise UserError(f"--method {self.method} grows to what it needs: leave --final-budget out")
-        elif self.final_budget is None:
-            raise UserError(f"--final-budget is missing: {_FINAL_BUDGET['option'].help}")
-        elif self.final_budget < SMALLEST_BUDGET:
+        elif self.final_budget is not None and self.final_budget < SMALLEST_BUDGET:
             raise UserError(
                 f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
             )
@@ -392,7 +394,12 @@ def parse_inspect(argv: Sequence[str], *, prog: str = "gns inspect") -> InspectC
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
     """The configuration that a command line of render.py asks for. Raises UserError."""
     description = "Render the training and held-out views of a trained model."
-    config: RenderConfig = build(RenderConfig, given_options([RenderConfig], argv, prog=prog, description=description))
+    config: RenderConfig = build(
+        RenderConfig,
+        given_options(
+            [RenderConfig], argv, prog=prog, description=description, without_foreign=_answering(other_trainers.RENDER)
+        ),
+    )
     return config
 
 
@@ -400,7 +407,14 @@ def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsCo
     """The configuration that a command line of metrics.py asks for. Raises UserError."""
     description = "Score rendered test views: PSNR, SSIM and LPIPS."
     config: MetricsConfig = build(
-        MetricsConfig, given_options([MetricsConfig], argv, prog=prog, description=description)
+        MetricsConfig,
+        given_options(
+            [MetricsConfig],
+            argv,
+            prog=prog,
+            description=description,
+            without_foreign=_answering(other_trainers.METRICS),
+        ),
     )
     return config
 
@@ -408,7 +422,16 @@ def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsCo
 def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
     """The configuration that a command line of test.py asks for. Raises UserError."""
     description = "Train, render and score every scene of budget.txt that is there, and print the tables."
-    config: SuiteConfig = build(SuiteConfig, given_options([SuiteConfig], argv, prog=prog, description=description))
+    config: SuiteConfig = build(
+        SuiteConfig,
+        given_options(
+            [SuiteConfig],
+            argv,
+            prog=prog,
+            description=description,
+            without_foreign=_answering(other_trainers.FULL_EVAL),
+        ),
+    )
     return config
 
 
@@ -424,28 +447,27 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
         sys.argv[1:] if argv is None else argv,
         prog=prog,
         description="Train a compact 3D Gaussian Splatting model of exactly the size you ask for.",
+        without_foreign=_answering(other_trainers.TRAIN),
     )
     given, of_rules = _parted(given)
-    if isinstance(budget := given.get("final_budget"), FileSize):
-        given["final_budget"] = _gaussians_that_fit(budget, given.get("sh_degree", 3))
+    budget: Budget | None = given.get("final_budget")
+    if budget is not None:
+        degree = given.get("sh_degree", 3)
+        given["final_budget"] = budget.count if budget.size is None else _gaussians_that_fit(budget.size, degree)
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
     check_choice("method", method, METHODS)
-    needed = {"source_path", "final_budget"} if METHODS[method].budgeted else {"source_path"}
-    if "model_path" not in given and needed <= set(given):
-        given["model_path"] = default_model_path(given["source_path"], given.get("final_budget"), method)
+    if "model_path" not in given and "source_path" in given:
+        given["model_path"] = default_model_path(given["source_path"], budget.text if budget else "", method)
     if given.get("resume"):
         if "model_path" not in given:
             raise UserError("--resume needs the folder of the run to continue: name it with -m")
         if (given["model_path"] / CONFIG_FILE).exists():
             return _resumed(given, of_rules)
-        if not needed <= set(given):
-            options = " and ".join(flag(name) for name in sorted(needed, reverse=True))
-            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give {options}")
-    if not METHODS[method].budgeted:
-        given.setdefault("final_budget", None)
-    # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
+        if "source_path" not in given:
+            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give -s")
+    # The folder's name needs the scene: where that is missing, it is the option to ask for.
     rules = {rule.name: rule.Options(**of_rules.pop(rule.name, {})) for rule in METHODS[method].rules}
     _refuse_options_of_others(of_rules, method)
     config: TrainConfig = build(TrainConfig, {"model_path": Path(), "rules": rules, **given})
@@ -482,10 +504,10 @@ def _refuse_options_of_others(of_rules: Mapping[str, Mapping[str, Any]], method:
         )
 
 
-def default_model_path(source_path: Path, final_budget: int | None, method: str = DEFAULT_METHOD) -> Path:
-    """The output folder of a run whose command line names none, such as `output/garden-600k`."""
-    size = [] if final_budget is None else [format_count(final_budget)]
-    return Path("output") / "-".join([source_path.name, *size, *([] if method == DEFAULT_METHOD else [method])])
+def default_model_path(source_path: Path, budget: str = "", method: str = DEFAULT_METHOD) -> Path:
+    """The output folder of a run whose command line names none, such as `output/garden-600k`: the budget as typed."""
+    parts = [source_path.name, budget, "" if method == DEFAULT_METHOD else method]
+    return Path("output") / "-".join(filter(None, parts))
 
 
 def config_text(config: TrainConfig) -> str:
@@ -568,7 +590,18 @@ def _refuse_changes(given: Mapping[str, Any], stored: Any, model_path: Path) -> 
             )
 
 
-def _gaussians_that_fit(budget: FileSize, sh_degree: int) -> int:
+def _gaussians_that_fit(size: int, sh_degree: int) -> int:
     from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait for it
 
-    return gaussians_that_fit(budget.size, sh_degree)
+    return gaussians_that_fit(size, sh_degree)
+
+
+def _answering(answers: other_trainers.Answers) -> Callable[[Sequence[str], Collection[str]], list[str]]:
+    """What takes options of other trainers out of a command line, with a line for each."""
+
+    def without_foreign(argv: Sequence[str], known: Collection[str]) -> list[str]:
+        kept, notes = other_trainers.answered(argv, answers, known)
+        other_trainers.tell(notes, kept)
+        return kept
+
+    return without_foreign

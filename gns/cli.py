@@ -10,7 +10,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from gns import __version__
+from gns import __version__, other_trainers
 from gns.errors import UserError, is_lack_of_memory
 from gns.utils.streams import escape_what_cannot_be_written
 
@@ -120,6 +120,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     if name == "--version":
         print(f"gns {__version__}")
         return 0
+    if name.removesuffix(".py") in other_trainers.SCRIPTS:
+        raise UserError(other_trainers.SCRIPTS[name.removesuffix(".py")])
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
     raise UserError(
         f"unknown command {name}: " + (f"did you mean {nearest[0]}?" if nearest else f"choose {', '.join(COMMANDS)}")

@@ -17,7 +17,7 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import count_rows
-from gns.utils.quantities import parse_count
+from gns.utils.quantities import format_count, parse_count
 from gns.utils.tables import Rows, as_csv, as_markdown, as_text
 
 _SMALL = 0.4  # the share of each budget in the paper's second table
@@ -105,7 +105,7 @@ def run_suite(config: SuiteConfig) -> int:
 def _run_scene(config: SuiteConfig, scene: SuiteScene, source_path: Path) -> SceneResult:
     """Bring one scene to its scores, doing only what is not done. Raises UserError where a step fails."""
     budget = round(scene.budget * _SMALL) if config.small else scene.budget
-    model_path = config.output / default_model_path(source_path, budget).name
+    model_path = config.output / default_model_path(source_path, format_count(budget)).name
     machine = ["--device", config.device, "--threads", str(config.threads), *(["--quiet"] if config.quiet else [])]
     training = [
         *("-s", str(source_path), "-m", str(model_path), "-i", scene.images),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,9 +19,10 @@ from gns.gaussian_renderer import ScreenGradients, render
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.losses import Loss, photometric_loss
-from gns.rules import Plan, optimisation_of, plan_of
+from gns.rules import METHODS, Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
 from gns.scene import Scene, View
+from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
 from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop
@@ -32,6 +34,8 @@ from gns.training.state import TrainState
 from gns.utils.workspace import Workspace
 
 AddLoss = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of all processes' views, own photometric loss
+
+C = TypeVar("C", bound=Config)
 
 CPU = torch.device("cpu")
 
@@ -190,10 +194,13 @@ def train(
     A scene that is small or far away is trained in the coordinates of its `frame`, in which `losses` see it too. The
     model is in the scene's own again wherever it is handed out.
 
+    Without a budget the model gets the size that the scene suggests (`gns.scene.suggestion`).
+
     Raises UserError where the loss stops being finite, a file cannot be written, device or memory are missing, or
     another process is lost.
     """
     device = device or pick_device(config.device)
+    config = with_budget(config, scene)
     needed, largest = expected_size(config, scene, device)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
         room = room_for_photos(device, needed)
@@ -207,6 +214,13 @@ def train(
                 trainer.advance(state, recorder.add_loss)
                 recorder.after_iteration()
     return state
+
+
+def with_budget(config: C, scene: Scene) -> C:
+    """`config` with the budget that the scene suggests, where its method takes one and none is given."""
+    if config.final_budget is not None or not METHODS[config.method].budgeted:
+        return config
+    return replace(config, final_budget=suggested_budget(scene))
 
 
 def expected_size(config: Config, scene: Scene, device: torch.device) -> tuple[int, int]:

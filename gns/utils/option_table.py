@@ -62,12 +62,22 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def given_options(tables: Sequence[type], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+def given_options(
+    tables: Sequence[type],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    without_foreign: Callable[[Sequence[str], Collection[str]], Sequence[str]] = lambda argv, known: argv,
+) -> dict[str, Any]:
     """The fields of the dataclasses `tables` that `argv` names, by field name; no two have a field of the same name.
 
-    Raises UserError for an unknown option, a value of the wrong type or a missing one; `--help` prints and exits.
+    `without_foreign(argv, known)` may take words out of `argv` first; `known` are the options of `tables`. Raises
+    UserError for an unknown option, a value of the wrong type or a missing one; `--help` prints and exits.
     """
     parser = _parser(tables, prog, description)
+    # argparse keeps its options in a private table only; the public way would be to parse our own help text.
+    argv = without_foreign(argv, parser._option_string_actions)
     switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if _is_switch(hint)}
     words = [_with_hyphens(word) for word in argv]
     for word in words:
@@ -268,6 +278,5 @@ def _unknown(word: str, words: list[str], parser: argparse.ArgumentParser, switc
             return _no_value(before)
         return f"unexpected value {word!r}: every value needs an option in front, such as -s {word}"
     name = word.partition("=")[0]
-    # argparse keeps its options in a private table only; the public way would be to parse our own help text.
     nearest = difflib.get_close_matches(name, parser._option_string_actions, n=1)
     return f"unknown option {name}" + (f": did you mean {nearest[0]}?" if nearest else ": see --help")
