@@ -12,7 +12,7 @@ from gns.arguments import FileSize
 from gns.commands.models import GivenModel
 from gns.commands.options import ExportConfig
 from gns.errors import UserError
-from gns.exports import EXPORTS, LOADERS, ending_of, export, load
+from gns.exports import EXPORTS, LOADERS, ending_of, export, load, one_of
 from gns.exports.html import page
 from gns.exports.reduction import cropped, decimated, with_sh_degree
 from gns.gaussian_renderer.devices import pick_device
@@ -32,7 +32,7 @@ def export_model(config: ExportConfig) -> None:
     """
     for path in config.output:
         if ending_of(path, EXPORTS) is None:
-            raise UserError(f"{path} names no format that models are written in: let it end in {' or '.join(EXPORTS)}")
+            raise UserError(f"{path} names no format that models are written in: let it end in {one_of(EXPORTS)}")
     device = pick_device(config.device)
     with renderer_threads(config.threads):
         given = GivenModel.of(config)

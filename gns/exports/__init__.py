@@ -47,7 +47,7 @@ def export(gaussians: Gaussians, path: Path) -> None:
     """Write a model in the format that the ending of `path` names. Raises UserError where none does or it fails."""
     ending = ending_of(path, EXPORTS)
     if ending is None:
-        raise UserError(f"{path} names no format that models are written in: let it end in {' or '.join(EXPORTS)}")
+        raise UserError(f"{path} names no format that models are written in: let it end in {one_of(EXPORTS)}")
     EXPORTS[ending](gaussians, path)
 
 
@@ -55,7 +55,7 @@ def load(path: Path) -> Gaussians:
     """Read a model in the format that the ending of `path` names. Raises UserError where none does or it is damaged."""
     ending = ending_of(path, LOADERS)
     if ending is None:
-        raise UserError(f"{path} names no format that models are read from: let it end in {' or '.join(LOADERS)}")
+        raise UserError(f"{path} names no format that models are read from: let it end in {one_of(LOADERS)}")
     return LOADERS[ending](path)
 
 
@@ -63,3 +63,9 @@ def ending_of(path: Path, endings: Collection[str]) -> str | None:
     """The longest of `endings` that the name of `path` has, in whatever case; None for none."""
     found = [ending for ending in endings if path.name.lower().endswith(ending)]
     return max(found, key=len, default=None)
+
+
+def one_of(endings: Collection[str]) -> str:
+    """`.a, .b or .c`, for a sentence."""
+    *first, last = endings
+    return " or ".join([", ".join(first), last])

@@ -63,7 +63,9 @@ def save_compressed_ply(gaussians: Gaussians, path: Path) -> None:
         *(f"property uchar f_rest_{index}" for index in range(3 * coefficients)),
         "end_header\n",
     ]
-    rest = columns.sh_rest.transpose(0, 2, 1).reshape(count, -1)  # all of red, then of green, then of blue
+    rest = columns.sh_rest.transpose(0, 2, 1).reshape(
+        count, 3 * coefficients
+    )  # all of red, then of green, then of blue
     pieces = [
         np.concatenate([of_position, of_scale, low, high], axis=1).astype("<f4"),
         np.stack([position, _packed_rotations(columns.quats), scale, color], axis=1).astype("<u4"),

@@ -66,7 +66,7 @@ def spz_bytes(gaussians: Gaussians, path: Path, buckets: tuple[int, int] = BUCKE
         _byte(255 * (_COLOR_SCALE * columns.sh_dc + 0.5)),
         _byte(_SCALE_STEPS * (columns.log_scales + _SCALE_OFFSET)),
         _packed_rotations(columns.quats),
-        _harmonics(columns.sh_rest.reshape(len(columns), -1), buckets),
+        _harmonics(columns.sh_rest.reshape(len(columns), 3 * columns.sh_rest.shape[1]), buckets),
     ]
     # mtime: the same model gives the same bytes.
     return gzip.compress(header + b"".join(plane.tobytes() for plane in planes), 9, mtime=0)

@@ -33,15 +33,17 @@ def code_book(
 
 
 def clusters(points: Tensor, count: int, seed: int = 0) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Centres [count, D] of the clusters of `points` [N, D], and the number of each point's, [N].
+    """Centres [at most count, D] of the clusters of `points` [N, D], and the number of each point's, [N].
 
     In two stages, which takes time by √count instead of count: about √count clusters first, and each of these into its
     share of what is asked for. Works on one thread: most steps are too short to be shared.
     """
+    if count >= len(points):
+        return points, np.arange(len(points))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _two_stages(points, min(count, len(points)), seed)
+        return _two_stages(points, count, seed)
     finally:
         torch.set_num_threads(threads)
 
