@@ -82,6 +82,17 @@ def export(argv: Sequence[str]) -> int:
     return 0
 
 
+def view(argv: Sequence[str]) -> int:
+    """Show a trained model in the browser."""
+    from gns.commands.options import parse_view
+
+    config = parse_view(argv)
+    from gns.commands.view import view_model
+
+    view_model(config)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "train": train,
     "render": render,
@@ -89,6 +100,7 @@ COMMANDS: dict[str, Command] = {
     "test": test,
     "inspect": inspect,
     "export": export,
+    "view": view,
 }
 
 

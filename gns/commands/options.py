@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gns.arguments import FileSize, MachineConfig
+from gns.arguments import LARGEST_PORT, FileSize, MachineConfig
 from gns.errors import UserError
 from gns.utils.option_table import build, given_options, option
 from gns.utils.quantities import parse_count, parse_size
@@ -85,9 +85,7 @@ class ExportConfig(ModelConfig):
 class ViewConfig(ModelConfig):
     """How `gns view` shows a model."""
 
-    port: int = field(
-        default=8080, metadata=option("of the server on this machine, 1 to 65535", group="viewer", at_least=1)
-    )
+    port: int = field(default=8080, metadata=option("of the server on this machine", group="viewer", at_least=1))
     page: bool = field(
         default=False,
         metadata=option("show the page that gns export writes, instead of the viewer of the extra", group="viewer"),
@@ -96,8 +94,8 @@ class ViewConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         MachineConfig.__post_init__(self)
-        if self.port > 65535:
-            raise UserError(f"--port is {self.port}: it must be at most 65535")
+        if self.port > LARGEST_PORT:
+            raise UserError(f"--port is {self.port}: it must be at most {LARGEST_PORT}")
 
 
 def parse_export(argv: Sequence[str], *, prog: str = "gns export") -> ExportConfig:

@@ -15,16 +15,14 @@ from string import Template
 from typing import Any
 
 import numpy as np
-import torch
 
 from gns.errors import UserError
 from gns.exports.packing import read_whole
 from gns.exports.spz import FINE_BUCKETS, read_spz, spz_bytes
-from gns.gaussian_renderer import importance
 from gns.scene.camera import Camera
 from gns.scene.frame import LocalFrame
 from gns.scene.gaussians import Gaussians
-from gns.scene.viewpoint import overview_camera, up_direction
+from gns.scene.viewpoint import distance_seen, overview_camera, up_direction
 from gns.utils.atomic_files import write_text
 from gns.utils.untrusted_json import parse_json
 
@@ -113,20 +111,5 @@ def _camera(camera: Camera, gaussians: Gaussians) -> dict[str, Any]:
         **{name: getattr(camera, name) for name in ("width", "height", "fx", "fy", "cx", "cy")},
         "rotation": (camera.rotation @ _TO_SPZ).tolist(),
         "center": (_TO_SPZ @ camera.center).tolist(),
-        "distance": _distance(camera, gaussians),
+        "distance": distance_seen(camera, gaussians),
     }
-
-
-def _distance(camera: Camera, gaussians: Gaussians) -> float:
-    """The depth of what fills the middle of the picture: the median over its pixels, by contribution."""
-    small = camera.resized(max(8, camera.width // 8), max(8, camera.height // 8))
-    edges = gaussians.means.new_zeros(small.height, small.width)
-    edges[small.height // 3 : -(-2 * small.height // 3), small.width // 3 : -(-2 * small.width // 3)] = 1
-    weights = importance(small, gaussians, edges).double()
-    depths = gaussians.means.double() @ torch.from_numpy(camera.rotation[2]).to(gaussians.means.device)
-    depths = depths + float(camera.translation[2])
-    order = torch.argsort(depths)
-    shares = weights[order].cumsum(dim=0)
-    if len(shares) == 0 or shares[-1] <= 0:
-        return 1.0
-    return float(depths[order][torch.searchsorted(shares, shares[-1] / 2).clamp(max=len(shares) - 1)])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gns.gaussian_renderer import importance
 from gns.scene.camera import Camera
 from gns.scene.gaussians import Gaussians
 
@@ -48,6 +49,21 @@ def up_direction(cameras: Sequence[Camera]) -> npt.NDArray[np.float64]:
     if length < 1e-3:  # they look from everywhere, every way up
         up, length = -cameras[0].rotation[1], 1.0
     return up / length
+
+
+def distance_seen(camera: Camera, gaussians: Gaussians) -> float:
+    """The depth of what fills the middle of the picture: the median over its pixels, by contribution; 1 for nothing."""
+    small = camera.resized(max(8, camera.width // 8), max(8, camera.height // 8))
+    edges = gaussians.means.new_zeros(small.height, small.width)
+    edges[small.height // 3 : -(-2 * small.height // 3), small.width // 3 : -(-2 * small.width // 3)] = 1
+    weights = importance(small, gaussians, edges).double()
+    depths = gaussians.means.double() @ torch.from_numpy(camera.rotation[2]).to(gaussians.means.device)
+    depths = depths + float(camera.translation[2])
+    order = torch.argsort(depths)
+    shares = weights[order].cumsum(dim=0)
+    if len(shares) == 0 or shares[-1] <= 0:
+        return 1.0
+    return float(depths[order][torch.searchsorted(shares, shares[-1] / 2).clamp(max=len(shares) - 1)])
 
 
 def _numpy(values: torch.Tensor) -> npt.NDArray[np.float64]:

@@ -39,10 +39,8 @@ LOSSES = {
 def model(count: int = 600, sh_degree: int = 3) -> Gaussians:
     """Gaussians that fill the view of `CAMERA`, with colours as a trained model has them."""
     seen = gaussians_seen(CAMERA, count, sh_degree=sh_degree, seed=1)
-    values = {name: tensor.float() for name, tensor in seen.named_tensors()}
-    values["sh_dc"] = values["sh_dc"].clamp(-3, 3)
-    values["sh_rest"] = (0.25 * values["sh_rest"]).clamp(-0.9, 0.9)
-    return Gaussians(**values)
+    values = Gaussians(*(tensor.float() for _, tensor in seen.named_tensors()))
+    return replace(values, sh_dc=values.sh_dc.clamp(-3, 3), sh_rest=(0.25 * values.sh_rest).clamp(-0.9, 0.9))
 
 
 def picture(gaussians: Gaussians, camera: Camera = CAMERA) -> Tensor:
