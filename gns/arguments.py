@@ -47,6 +47,7 @@ from gns.utils.untrusted_json import parse_json
 CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
+LARGEST_PORT = 2**16 - 1
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
@@ -295,10 +296,20 @@ class TrainConfig(Config, SceneConfig):
             session=True,
         ),
     )
+    viewer: bool = field(
+        default=False,
+        metadata=option("show the model in the browser while it trains (extra: viewer)", group="viewer", session=True),
+    )
+    viewer_port: int = field(
+        default=8080,
+        metadata=option("of its server, which only this machine reaches", group="viewer", at_least=1, session=True),
+    )
 
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         Config.__post_init__(self)
+        if self.viewer_port > LARGEST_PORT:
+            raise UserError(f"--viewer-port is {self.viewer_port}: it must be at most {LARGEST_PORT}")
 
 
 @dataclass(frozen=True, kw_only=True)

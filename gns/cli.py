@@ -71,12 +71,36 @@ def inspect(argv: Sequence[str]) -> int:
     return 0
 
 
+def export(argv: Sequence[str]) -> int:
+    """Write a trained model as other programs read it, or as a page that shows it."""
+    from gns.commands.options import parse_export
+
+    config = parse_export(argv)
+    from gns.commands.export import export_model
+
+    export_model(config)
+    return 0
+
+
+def view(argv: Sequence[str]) -> int:
+    """Show a trained model in the browser."""
+    from gns.commands.options import parse_view
+
+    config = parse_view(argv)
+    from gns.commands.view import view_model
+
+    view_model(config)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "train": train,
     "render": render,
     "metrics": metrics,
     "test": test,
     "inspect": inspect,
+    "export": export,
+    "view": view,
 }
 
 

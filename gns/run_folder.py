@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -272,6 +273,21 @@ class RunFolder:
         write_text(self.path / "cameras.json", json.dumps(cameras))
         save_points(scene.points, self.path / "input.ply", scene.frame.offset)
 
+    def cameras(self) -> list[Camera]:
+        """The cameras in cameras.json, held-out ones first, with their principal points in the middle; [] without it.
+
+        Raises UserError where the file is damaged.
+        """
+        path = self.path / "cameras.json"
+        if not path.exists():
+            return []
+        try:
+            return [_camera_of(record) for record in parse_json(path.read_text(encoding="utf-8"))]
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no list of cameras ({error}): restore or delete it") from None
+
     # Log
 
     @property
@@ -398,6 +414,16 @@ def _camera_record(index: int, camera: Camera) -> dict[str, Any]:
         "fy": camera.fy,
         "fx": camera.fx,
     }
+
+
+def _camera_of(record: Mapping[str, Any]) -> Camera:
+    """The camera that `_camera_record` noted, but for its principal point. Raises what its parts raise."""
+    width, height = int(record["width"]), int(record["height"])
+    pose = np.eye(4)
+    pose[:3, :3] = np.array(record["rotation"], dtype=np.float64).T
+    pose[:3, 3] = -pose[:3, :3] @ np.array(record["position"], dtype=np.float64)
+    focals = float(record["fx"]), float(record["fy"])
+    return Camera(width, height, *focals, width / 2, height / 2, pose, str(record["img_name"]))
 
 
 def _cfg_args_text(config: TrainConfig) -> str:

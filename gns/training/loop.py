@@ -255,14 +255,20 @@ def _listeners(
     config: Config, scene: Scene, run: RunFolder | None, team: Team, on_event: Callback | Listener | None
 ) -> list[Listener]:
     """Those who watch a run, in the order in which they hear of things."""
+    stop = Stop()
     listeners = [
-        Stop(),
+        stop,
         Bar(config.iterations, config.final_budget or 0, processes=team.size, quiet=config.quiet or not team.is_main),
         *([Log(run)] if run else []),
         HeldOut(scene, config.test_iterations, fits_exposure=config.exposure, is_main=team.is_main),
     ]
     if isinstance(config, TrainConfig):
         listeners += [Models(run, config.save_iterations), Checkpoints(run, config.checkpoint_iterations)]
+        if config.viewer and team.is_main:
+            from gns.training.listeners.viewer import Viewer  # imported here: it brings what few runs need
+
+            port, alone = config.viewer_port, team.size == 1
+            listeners.append(Viewer(scene, port, may_pause=alone, quiet=config.quiet, asked_to_stop=stop.wants_stop))
     if on_event is not None:
         listeners.append(on_event if isinstance(on_event, Listener) else CallbackListener(on_event))
     return listeners
