@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from gns.gaussian_renderer.backends.cuda import compile_cubin, missing_parts
 from gns.gaussian_renderer.backends.kernel_table import (
     COMPILE_OPTIONS,
     INCLUDE_FOLDERS,
@@ -17,6 +16,7 @@ from gns.gaussian_renderer.backends.kernel_table import (
     SOURCE_FOLDER,
     SOURCES,
 )
+from gns.gaussian_renderer.backends.nvrtc import compile_kernels, missing_parts
 
 pytestmark = pytest.mark.skipif(missing_parts() is not None, reason=f"cannot compile for a GPU: {missing_parts()}")
 
@@ -67,7 +67,7 @@ class Usage:
 def usage(source: Path, architecture: str) -> dict[str, Usage]:
     """Compile and read the log."""
     log = io.StringIO()
-    compile_cubin(source, architecture, COMPILE_OPTIONS, INCLUDE_FOLDERS, log=log)
+    compile_kernels(source, architecture, COMPILE_OPTIONS, INCLUDE_FOLDERS, log=log)
     text = log.getvalue()
     assert "warning" not in text, text
     found = {}

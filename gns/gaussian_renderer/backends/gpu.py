@@ -23,6 +23,7 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from gns.errors import UserError
 from gns.gaussian_renderer.backends import kernel_table as table
-from gns.gaussian_renderer.backends.cuda import OLDEST_CAPABILITY, Kernels, Launcher, missing_parts
+from gns.gaussian_renderer.backends.cuda import Kernels, Launcher
 from gns.gaussian_renderer.backends.forecast import SLACK, Forecast
 from gns.gaussian_renderer.backends.kernel_table import Launchable
 from gns.gaussian_renderer.backends.protocol import (
@@ -73,7 +74,8 @@ class GpuBackend:
         self.device = device
         self.kernels = Kernels(device, launcher)
         self.forecast = forecast or Forecast()
-        self.idle: list[_Space] = []  # those that no rendering uses at the moment
+        # Those that no rendering uses at the moment, by the stream whose queue keeps their users apart.
+        self.idle: defaultdict[int, list[_Space]] = defaultdict(list)
 
     @property
     def description(self) -> str:
@@ -81,14 +83,12 @@ class GpuBackend:
         return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
 
     def what_is_missing(self) -> str | None:
-        """See `Backend.what_is_missing`: a GPU that is young enough, and what compiles the kernels for it."""
-        capability = torch.cuda.get_device_capability(self.device)
-        if capability < OLDEST_CAPABILITY:
-            return (
-                f"it is {torch.cuda.get_device_name(self.device)} with compute capability {_version(capability)}: the "
-                f"CUDA renderer needs {_version(OLDEST_CAPABILITY)} or newer; use --device cpu"
-            )
-        return missing_parts()
+        """See `Backend.what_is_missing`. Tries compiler and driver: the kernels are compiled and loaded here."""
+        try:
+            _ = self.kernels.launcher
+        except UserError as error:
+            return str(error)
+        return None
 
     def render(self, inputs: RenderInputs, targets: RenderTargets) -> Rendering:
         """See `Backend.render`."""
@@ -141,7 +141,7 @@ class GpuBackend:
 
     def kept_bytes(self) -> int:
         """See `Backend.kept_bytes`."""
-        return sum(space.nbytes for space in self.idle)
+        return sum(space.nbytes for spaces in self.idle.values() for space in spaces)
 
     def rendering_bytes(self, gaussians: int, instances: int, pixels: int) -> int:
         """See `Backend.rendering_bytes`: the table above, and room to spare."""
@@ -151,8 +151,9 @@ class GpuBackend:
         return least + least // SPARE
 
 
-def _version(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
+def stream_handle(device: torch.device) -> int:
+    """Torch's current stream on `device`; 0 where work is not queued."""
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
 class _Space(Workspace):
@@ -186,12 +187,16 @@ class Rendering:
         self._backend, self._parameters = backend, parameters
         self._background, self._edges = inputs.background, inputs.edges
         self._camera_arguments = table.camera_arguments(camera)
-        self._space = backend.idle.pop() if backend.idle else _Space(means.device)
+        self._stream = stream_handle(means.device)
+        try:
+            self._space = backend.idle[self._stream].pop()
+        except IndexError:  # asking before would not do: another thread may take the last one
+            self._space = _Space(means.device)
 
     def __del__(self) -> None:
         if hasattr(self, "_space"):
             # The next to use it queues its work behind that of this rendering, on the same stream.
-            self._backend.idle.append(self._space)
+            self._backend.idle[self._stream].append(self._space)
 
     def forward(self, targets: RenderTargets) -> None:
         """Run the forward stages."""
