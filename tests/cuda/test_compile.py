@@ -37,6 +37,7 @@ MOST_REGISTERS = {
     "blend_backward": 60,
     "blend_backward_screen": 60,
     "project_backward": 80,
+    "project_backward_step": 128,  # four blocks: 18 loads under way a thread count for more than a fifth block
     "loss_maps": 64,
     "loss_sum": 64,
     "loss_gradient": 64,

@@ -49,7 +49,7 @@ WRONG_RESULTS = [
         "deep opaque stack",
     ),
     Plant("splat_math.h", "half * packet[9]", "packet[9]"),
-    Plant("project_backward.cu", "sum[5] * (-0.5f * float(height))", "sum[5] * (-0.5f * float(width))"),
+    Plant("project_backward.cu", "sum[5] * (-0.5f * float(camera.height))", "sum[5] * (-0.5f * float(camera.width))"),
     Plant("project_backward.cu", "sum[4] * (-0.5f", "sum[4] * (0.5f"),
     Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
 ]

@@ -1,8 +1,8 @@
 """The backend on an NVIDIA GPU: the order in which kernels (gns/csrc/cuda) and torch's sorts follow each other.
 
 A rendering is, forward, project; sort by depth; count and emit the tile instances; sort those by tile; blend. Backward
-it is blend_backward and project_backward. All run in order on torch's current stream. Equal input gives equal bits:
-sorts are stable, and every sum has a fixed order.
+it is blend_backward and project_backward, or project_backward_step, which lets Adam spend the gradients at once. All
+run in order on torch's current stream. Equal input gives equal bits: sorts are stable, and every sum has a fixed order.
 
 The host reads one number, M, how many instances there are; for a view that it has seen before without letting the GPU
 wait. It makes room for as many as `Forecast` expects, queues all stages up to blend, and looks only then at M, which
@@ -35,6 +35,7 @@ from gns.gaussian_renderer.backends.forecast import SLACK, Forecast
 from gns.gaussian_renderer.backends.kernel_table import Launchable
 from gns.gaussian_renderer.backends.protocol import (
     AdamGroup,
+    BackwardStep,
     LossBackward,
     Planes,
     RenderGradients,
@@ -74,6 +75,8 @@ class GpuBackend:
         self.kernels = Kernels(device, launcher)
         self.forecast = forecast or Forecast()
         self.idle: list[_Space] = []  # those that no rendering uses at the moment
+
+        self.steps_in_backward = True  # see `Backend.steps_in_backward`; off only to compare
 
     @property
     def description(self) -> str:
@@ -129,8 +132,7 @@ class GpuBackend:
         for group in groups[:most]:
             count = group.tensors.parameter.numel()
             blocks += blocks_of(count, table.ADAM_PART)
-            tensors += (count, *group.tensors.flat)
-            tensors += (group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step))
+            tensors += (count, *group.tensors.flat, *_corrected(group, beta1, beta2))
         tensors += (most - len(groups)) * _NO_TENSOR
         self.kernels.launch("adam", (blocks,), *tensors, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
 
@@ -149,6 +151,11 @@ class GpuBackend:
         a_gaussian, an_instance = gaussians * BYTES_A_GAUSSIAN, instances * BYTES_AN_INSTANCE
         least = a_gaussian + an_instance + slots * BYTES_A_SLOT + pixels * BYTES_A_PIXEL
         return least + least // SPARE
+
+
+def _corrected(group: AdamGroup, beta1: float, beta2: float) -> tuple[float, float]:
+    """rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
+    return group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step)
 
 
 def _version(capability: tuple[int, int]) -> str:
@@ -217,7 +224,10 @@ class Rendering:
         """Run the backward stages."""
         absolute = gradients.abs_mean2d is not None
         self.blend_backward(image, alpha, gradients.image, gradients.alpha, absolute=absolute)
-        self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
+        if gradients.step is None:
+            self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
+        else:
+            self.project_backward_step(gradients.step, gradients.abs_mean2d, gradients.mean2d)
 
     # The stages, in order
 
@@ -358,6 +368,28 @@ class Rendering:
             *gradients,
             abs_mean2d,
             mean2d,
+        )
+
+    def project_backward_step(self, step: BackwardStep, abs_mean2d: Tensor | None, mean2d: Tensor | None) -> None:
+        """Let Adam spend each Gaussian's gradients, and write those by its mean on the screen where asked."""
+        stepped: list[Launchable] = []
+        for group, further in zip(step.groups, step.further, strict=True):
+            parameter, _, *moments = group.tensors.flat
+            stepped += (parameter, *moments, further, *_corrected(group, step.beta1, step.beta2))
+        self._launch_per_gaussian(
+            "project_backward_step",
+            *self._camera_arguments,
+            self.count,
+            self.sh_degree,
+            math.isqrt(self._parameters[-1].shape[0] + 1) - 1,
+            self.tile_counts,
+            self.slot_begin,
+            self.splats,
+            self.packets,
+            abs_mean2d,
+            mean2d,
+            *stepped,
+            *(step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon),
         )
 
     @property
