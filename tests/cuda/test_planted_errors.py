@@ -39,6 +39,7 @@ WRONG_RESULTS = [
     Plant(
         "splat_math.h", "select(drawn, negative_abs(transmittance), transmittance)", "transmittance", "opaque stacks"
     ),
+    Plant("blend.cuh", "warp % 2 * kHalves + warp / 2 * 2", "warp % 2 * kHalves + warp / 2"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
     Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
     Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),

@@ -15,7 +15,7 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
                   while sorting: sorted key 4, order 8, its counts 4, their sums 8, and 24 inside the sort
                   results: radius 4, absolute gradient 8
     an instance   gradient packet 48
-    a slot        tile id 2, owner 4, list 4, its slot 4; there is an eighth more room than instances
+    a slot        tile id 2, owner 4, list 4, its slot 4, 2 × half quadrants 1; an eighth more of them than instances
                   while sorting: sorted id 2, index 8, and 20 inside the sort
     a pixel       image 12, alpha 4; loss: maps 36, image gradient 12
 """
@@ -51,7 +51,7 @@ MOST_PIXELS_ACROSS = 65535
 
 BYTES_A_GAUSSIAN = 92 + 48 + 12
 BYTES_AN_INSTANCE = 48
-BYTES_A_SLOT = 14 + 30
+BYTES_A_SLOT = 16 + 30
 BYTES_A_PIXEL = 16 + 48
 
 _NO_TENSOR: tuple[Launchable, ...] = (0, None, None, None, None, 0.0, 0.0)  # of `adam`
@@ -282,6 +282,7 @@ class Rendering:
         self.slot_begin = take("slot_begin", (n,), torch.int32)
         self.tile_ids = take(f"tile_ids{self._wide}", (capacity,), self._id_type)
         self.owners = take("owners", (capacity,), torch.int32)
+        self._halves = take("halves", (capacity,), torch.uint8)
         self._launch_per_gaussian(
             f"emit{self._wide}",
             n,
@@ -295,6 +296,7 @@ class Rendering:
             self.slot_begin,
             self.tile_ids,
             self.owners,
+            self._halves,
         )
 
     def sort_by_tile(self) -> None:
@@ -306,18 +308,21 @@ class Rendering:
         self.tile_ranges = take("tile_ranges", (self.tiles, 2), torch.int32).zero_()
         self.list = take("list", (room,), torch.int32)
         self.slots = take("slots", (room,), torch.int32)
+        self.list_halves = take("list_halves", (room,), torch.uint8)
         name = f"ranges{self._wide}"
         grid = (blocks_of(room, table.KERNELS[name].block[0]),)
-        self._backend.kernels.launch(name, grid, room, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
+        lists = (self.tile_ranges, self.list, self.slots, self.list_halves)
+        self._backend.kernels.launch(name, grid, room, ids, index, self.owners, self._halves, *lists)
 
     def blend(self, image: Tensor | None, alpha: Tensor | None, *, scored: bool) -> None:
         """The picture, the scores of the instances, or both."""
         size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
         if not scored:
-            self._launch_per_tile("blend", *size, self.tile_ranges, self.list, self.splats, background, image, alpha)
+            lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
+            self._launch_per_tile("blend", *size, *lists, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
-        lists = (self.tile_ranges, self.list, self.slots, self.splats)
+        lists = (self.tile_ranges, self.list, self.list_halves, self.slots, self.splats)
         if image is None:
             self._launch_per_tile("score", *size, *lists, edges, self.scores)
         else:
@@ -344,6 +349,7 @@ class Rendering:
             self.camera.height,
             self.tile_ranges,
             self.list,
+            self.list_halves,
             self.slots,
             self.splats,
             image,

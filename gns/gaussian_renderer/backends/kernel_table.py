@@ -8,9 +8,10 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
 
     project                       splats, footprints, depth_keys, tile_counts, radii
     host: order = sort(depth_keys, stable), ends = cumsum(tile_counts[order]) in int64, M = ends[-1]
-    emit (emit_wide)              slot_begin, tile_ids, owners: one instance a slot, near to far; nothing where C < M
+    emit (emit_wide)              slot_begin, tile_ids, owners, halves: one instance a slot, near to far; nothing
+                                  where C < M
     host: sorted_ids, sort_index = sort(tile_ids, stable); tile_ranges zeroed
-    ranges (ranges_wide)          tile_ranges, list, slots
+    ranges (ranges_wide)          tile_ranges, list, slots, list_halves
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
@@ -102,6 +103,7 @@ _TILE_COUNTS = _ints("tile_counts", "[N]")
 _SLOT_BEGIN = _ints("slot_begin", "[N]; only where tile_counts > 0")
 _RANGES = _ints("tile_ranges", "[T, 2], first and one past the last instance in `list`")
 _LIST = _ints("list", "[C], Gaussian of each instance, tile by tile, near to far")
+_LIST_HALVES = Argument("halves", torch.uint8, "[C], 8×4 pixels of its tile that each of `list` meets, a bit for each")
 _SLOTS = _ints("slots", "[C], slot of each instance of `list`")
 _SCREEN_GRADIENTS = (
     _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen", optional=True),
@@ -125,6 +127,7 @@ def _emit(name: str, ids: torch.dtype) -> Kernel:
         _SLOT_BEGIN,
         Argument("tile_ids", ids, "[C]; the largest number of the type where no instance is"),
         _ints("owners", "[C], Gaussian of each slot"),
+        Argument("halves", torch.uint8, "[C], 8×4 pixels of its tile that each slot meets, a bit for each"),
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(N/256)", arguments)
 
@@ -135,9 +138,11 @@ def _ranges(name: str, ids: torch.dtype) -> Kernel:
         Argument("sorted_ids", ids, "[C], tile_ids sorted"),
         Argument("sort_index", torch.int64, "[C], slot of each sorted id"),
         _ints("owners", "[C]"),
+        Argument("halves", torch.uint8, "[C]"),
         _ints("tile_ranges", "[T, 2]; must hold zeros"),
         _LIST,
         _SLOTS,
+        Argument("list_halves", torch.uint8, "[C]"),
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
 
@@ -147,6 +152,7 @@ def _blend_backward(name: str) -> Kernel:
         *_integers("width height"),
         _RANGES,
         _LIST,
+        _LIST_HALVES,
         _SLOTS,
         _SPLATS,
         _floats("image", "[3, H, W], what `blend` drew"),
@@ -207,6 +213,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SPLATS,
             _floats("background", "[3]"),
             _floats("image", "[3, H, W]"),
@@ -222,6 +229,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SLOTS,
             _SPLATS,
             _floats("background", "[3]"),
@@ -240,6 +248,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SLOTS,
             _SPLATS,
             _floats("edges", "[H, W]"),
