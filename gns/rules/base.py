@@ -108,6 +108,14 @@ class Rule(Generic[S]):
         """Take statistics of what was rendered, after the backward pass. Extras may be added to, in place."""
         return state
 
+    def leaves_alone(self, state: S, population: Population, it: int) -> bool:
+        """Whether `observe` and `edit` will neither read nor change parameters at `it`, nor change a learning rate.
+
+        Where all rules say so, a GPU steps in the backward pass already, before they are called: same result, half as
+        many bytes. Asked after `prepare`.
+        """
+        return False
+
     def edit(self, state: S, population: Population, it: int, chance: Chance) -> S:
         """Births and deaths at the end of `it`, before the optimiser's step. `chance` has a generator per source."""
         return state

@@ -16,12 +16,16 @@ from gns.appearance.exposure import Exposure
 from gns.arguments import Config, TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, render
+from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.losses import Loss, photometric_loss
+from gns.model.adam import BackwardStep
+from gns.model.population import Population
 from gns.rules import METHODS, Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
-from gns.scene import Scene, View
+from gns.scene import Gaussians, Scene, View
+from gns.scene.gaussians import GROUPS
 from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
@@ -103,32 +107,42 @@ class Trainer:
         self.views.use(self.plan.optimisation.photo_divisor(it))
         for rule in rules:
             memory[rule.name] = rule.prepare(memory[rule.name], state.population, it)
-        self._learn(state, it, add_loss)
+        stepped = self._learn(state, it, add_loss)
         for rule in rules:
             memory[rule.name] = rule.edit(memory[rule.name], state.population, it, state.generators)
-        self._step(state, it)
+        if not stepped:
+            self._step(state, it)
+        for part in state.parts.values():
+            part.step(it)
         for rule in rules:
             memory[rule.name] = rule.stepped(memory[rule.name], state.population, it, state.generators)
         state.iteration = it
 
-    def _learn(self, state: TrainState, it: int, add_loss: AddLoss | None) -> None:
+    def _learn(self, state: TrainState, it: int, add_loss: AddLoss | None) -> bool:
         """Look at one view: add its gradients, and where rules ask for them its statistics.
 
-        When this returns nothing holds on to the rendering any more: its memory may be released.
+        Returns whether the optimiser has stepped on the way. When this returns nothing holds on to the rendering any
+        more: its memory may be released.
         """
         population, rules, memory = state.population, self.plan.rules, state.rules
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
         view = self.views[own]
+        gaussians, step = state.rendered(), None
+        if self._steps_in_backward(state, gaussians, it):
+            step = population.step_in_backward(self._rates(state, it))
+        else:
+            population.gradients_are_zero = False
         observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it)) is not None]
         output = render(
             view.camera,
-            state.rendered(),
+            gaussians,
             self._background,
             sh_degree=min(self.plan.optimisation.sh_degree(it), population.gaussians.sh_degree),
             screen_gradients=reduce(or_, (wanted for _, wanted in observers), ScreenGradients()),
             accumulate=True,
             workspace=self._workspace,
+            step=step,
         )
         image = output.image
         for part in state.parts.values():
@@ -139,12 +153,34 @@ class Trainer:
         for further in self._losses:
             loss = loss + further(output, view)
         penalties = [rule.penalty(memory[rule.name], population, it) for rule in rules]
-        if self.team.is_main:  # the sum over the views carries them once, as it would on one process
+        if step is not None:
+            _hand_over(penalties, population, step)
+        elif self.team.is_main:  # the sum over the views carries them once, as it would on one process
             loss = sum((penalty for penalty in penalties if penalty is not None), start=loss)
         with self.team.summing(self._sums(state, statistics=bool(observers))):
             loss.backward()  # type: ignore[no-untyped-call]
             for rule, _ in observers:
                 memory[rule.name] = rule.observe(memory[rule.name], population, output, it)
+        return step is not None
+
+    def _steps_in_backward(self, state: TrainState, gaussians: Gaussians, it: int) -> bool:
+        """Whether the optimiser may step as soon as the renderer has the gradients of `it`, with the same result.
+
+        There is then nothing to sum them with, the `gaussians` to draw are the parameters themselves, and no rule acts
+        before the optimiser's turn.
+        """
+        population = state.population
+        periods = self.plan.optimisation.iterations_per_step(it, population.groups)
+        leaves = population.gaussians.named_tensors()
+        return (
+            backend_of(self.device).steps_in_backward
+            and self.team.size == 1
+            and population.gradients_are_zero
+            and population.groups == GROUPS
+            and all(period == 1 for period in periods.values())
+            and all(drawn is leaf for (_, drawn), (_, leaf) in zip(gaussians.named_tensors(), leaves, strict=True))
+            and all(rule.leaves_alone(state.rules[rule.name], population, it) for rule in self.plan.rules)
+        )
 
     def _sums(self, state: TrainState, *, statistics: bool) -> list[Tensor]:
         """All that grows by one view after the other."""
@@ -157,19 +193,30 @@ class Trainer:
         periods = self.plan.optimisation.iterations_per_step(it, names)
         due = [name for name in names if it % periods[name] == 0]
         if due:
-            factors: dict[str, float] = {}
-            for rule in self.plan.rules:
-                factors |= rule.rate_factors(state.rules[rule.name], it)
-            rates = self.plan.learning_rates(it, self.scene.extent, factors)
-            state.population.step(due, rates, self._merged_steps(it, periods))
-        for part in state.parts.values():
-            part.step(it)
+            state.population.step(due, self._rates(state, it), self._merged_steps(it, periods))
+
+    def _rates(self, state: TrainState, it: int) -> dict[str, float]:
+        """Step size of every parameter group at `it`."""
+        factors: dict[str, float] = {}
+        for rule in self.plan.rules:
+            factors |= rule.rate_factors(state.rules[rule.name], it)
+        return self.plan.learning_rates(it, self.scene.extent, factors)
 
     def _merged_steps(self, it: int, periods: Mapping[str, int]) -> dict[str, int]:
         """How many steps of the run on one process a step at `it` stands for, by parameter group."""
         size = self.team.size
         single = self._single.iterations_per_step(it * size, tuple(periods))
         return {name: max(1, round(periods[name] * size / single[name])) for name in periods}
+
+
+def _hand_over(penalties: Sequence[Tensor | None], population: Population, step: BackwardStep) -> None:
+    """Let the step in the backward pass spend the penalties' gradients too: autograd would add them too late."""
+    leaves = [values for _, values in population.gaussians.named_tensors()]
+    for penalty in penalties:
+        if penalty is not None:
+            for number, gradient in enumerate(torch.autograd.grad(penalty, leaves, allow_unused=True)):
+                if gradient is not None:
+                    step.add(number, gradient)
 
 
 def train(
