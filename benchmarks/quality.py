@@ -135,10 +135,12 @@ def work_off(task: Task, measurement: Measurement) -> int:
         open_runs = [run for run in unfinished if run not in failed]
         run = next((run for run in open_runs if run not in elsewhere), None)
         if run is None:
-            if not (plan.waiting and elsewhere & set(open_runs)):
+            if let_go := {run for run in open_runs if not in_use(task.results.work_folder(run))}:
+                elsewhere -= let_go  # stopped before their end: they are ours now
+                continue
+            if not (plan.waiting and open_runs):
                 break
             time.sleep(PAUSE)  # another process trains the 3DGS that further runs are measured by
-            elsewhere.clear()
             if measurement.stop.asked:
                 return STOPPED
             continue

@@ -28,6 +28,7 @@ class Moment:
 class Result:
     """What one run came to."""
 
+    key: str  # the name of its file
     scene: str
     entrant: str
     entrant_options: tuple[str, ...]
@@ -121,7 +122,7 @@ def read_result(path: Path) -> Result | None:
             return None
         moments = [Moment(**moment) for moment in document.pop("moments")]
         options = tuple(document.pop("entrant_options"))
-        return Result(**document, entrant_options=options, moments=moments)
+        return Result(**document, key=path.stem, entrant_options=options, moments=moments)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
