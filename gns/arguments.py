@@ -17,7 +17,17 @@ from typing import Any
 
 from gns import __version__
 from gns.errors import UserError
-from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, TEST_ITERATIONS, Rule, optimisation_of
+from gns.rules import (
+    DEFAULT_METHOD,
+    DEFAULT_PRESET,
+    METHODS,
+    PRESETS,
+    SCHEDULES,
+    TEST_ITERATIONS,
+    Refinements,
+    Rule,
+    optimisation_of,
+)
 from gns.utils.option_table import (
     build,
     check,
@@ -35,7 +45,7 @@ from gns.utils.torchrun import place
 from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
-CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
+CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
@@ -161,6 +171,29 @@ class Config(MachineConfig):
         ),
     )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+    preset: str = field(
+        default=DEFAULT_PRESET,
+        metadata=option(
+            "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+            + "; the two options that follow go before it",
+            group="training",
+            choices=PRESETS.keys(),
+        ),
+    )
+    coarse_to_fine: bool | None = field(
+        default=None,
+        metadata=option("learn from photos of a quarter of their size first, then of half", group="training"),
+    )
+    position_rate: float | None = field(
+        default=None, metadata=option("times the method's step size of the positions", group="training")
+    )
+    exposure: bool = field(
+        default=False,
+        metadata=option(
+            "learn an exposure and white balance for each photo: for captures whose photos differ in them",
+            group="training",
+        ),
+    )
     test_iterations: tuple[int, ...] = field(
         default=TEST_ITERATIONS,
         metadata=option(
@@ -176,7 +209,12 @@ class Config(MachineConfig):
         MachineConfig.__post_init__(self)
         if self.sh_degree > 3:
             raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
-        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule))
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule, self.preset))
+        for name, value in vars(PRESETS[self.preset].refinements).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.refinements.position_rate <= 0:
+            raise UserError(f"--position-rate is {self.position_rate}: it must be above 0")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:
@@ -188,16 +226,25 @@ class Config(MachineConfig):
                 f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
             )
 
+    @property
+    def refinements(self) -> Refinements:
+        """What is done otherwise than published."""
+        return Refinements(**{field.name: getattr(self, field.name) for field in fields(Refinements)})
 
-def run_length(iterations: int, method: str, schedule: str) -> int:
-    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
+
+def run_length(iterations: int, method: str, schedule: str, preset: str = DEFAULT_PRESET) -> int:
+    """Training steps of a run: as asked for, or for −1 what the preset makes of the schedule's own length.
+
+    Raises UserError.
+    """
     if schedule not in METHODS[method].schedules:
         raise UserError(
             f"--method {method} has no schedule {schedule}: {', '.join(METHODS[method].schedules)} is its own"
         )
     if iterations == 0:
         raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
-    return optimisation_of(method, schedule).iterations if iterations < 0 else iterations
+    natural = optimisation_of(method, schedule).iterations
+    return round(PRESETS[preset].length * natural) if iterations < 0 else iterations
 
 
 def _complete(rules: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -272,6 +319,13 @@ class MetricsConfig(MachineConfig):
 
     model_paths: tuple[Path, ...] = field(
         metadata=option("output folders with rendered test views", group="model", short="-m", metavar="MODEL")
+    )
+    fit_exposure: bool = field(
+        default=False,
+        metadata=option(
+            "score also the right halves of photos with colours fitted on the left ones; on for runs with --exposure",
+            group="model",
+        ),
     )
 
 

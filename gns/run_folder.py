@@ -5,6 +5,7 @@
     point_cloud/iteration_N/point_cloud.ply    the model after iteration N
     …/point_cloud.offset.json, input.offset.json    far from the origin: what the PLY file's positions lack
     point_cloud/iteration_N/model.json         its digest, by which a damaged one is noticed
+    point_cloud/iteration_N/exposure.json      of a run with --exposure: the colour transform [3, 4] of each photo
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gns import __version__
 from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, decisive_options, read_config
@@ -38,6 +40,7 @@ from gns.scene.ply import load_ply, save_ply, save_points
 from gns.scene.scene import Scene
 from gns.utils.atomic_files import atomic_file, cannot_write, write_text
 from gns.utils.folder_lock import locked
+from gns.utils.untrusted_json import parse_json
 
 CHECKPOINT_FORMAT = 2  # raise it when the content of a checkpoint changes its meaning
 _AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
@@ -112,9 +115,16 @@ class RunFolder:
         """Where the model after `iteration` lies."""
         return self.path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
 
-    def save_model(self, gaussians: Gaussians, iteration: int) -> Path:
-        """Write the model and return its path. Raises UserError where that fails."""
+    def save_model(
+        self, gaussians: Gaussians, iteration: int, records: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Path:
+        """Write the model, and beside it `records`, each to the file NAME.json; returns the model's path.
+
+        Raises UserError where that fails.
+        """
         path = self.model_path(iteration)
+        for name, kept in (records or {}).items():
+            write_text(path.with_name(f"{name}.json"), json.dumps(kept, indent=2) + "\n")
         save_ply(gaussians, path)
         # A crash just here leaves the record of an older file, if any: of the same bits, since only a resumed run
         # writes an iteration twice.
@@ -144,6 +154,22 @@ class RunFolder:
 
     def _record_path(self, iteration: int) -> Path:
         return self.model_path(iteration).with_name("model.json")
+
+    def exposures(self, iteration: int) -> dict[str, Tensor]:
+        """The colour transforms, [3, 4], that the model after `iteration` was trained with, by the photo's name.
+
+        None of them for a run without. Raises UserError where their file is damaged.
+        """
+        path = self.model_path(iteration).with_name("exposure.json")
+        if not path.exists():
+            return {}
+        try:
+            found = {name: torch.tensor(rows) for name, rows in parse_json(path.read_text(encoding="utf-8")).items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it, or delete it to go without") from None
+        if any(transform.shape != (3, 4) or not transform.is_floating_point() for transform in found.values()):
+            raise UserError(f"{path} does not hold 3 × 4 matrices: restore it, or delete it to go without")
+        return found
 
     def saved_iterations(self) -> list[int]:
         """The iterations whose model is saved, ascending."""

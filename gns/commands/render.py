@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from gns.appearance.exposure import adjusted
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
 from gns.gaussian_renderer import render
 from gns.gaussian_renderer.devices import pick_device
@@ -37,7 +40,8 @@ def render_run(config: RenderConfig) -> None:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+                exposures = run.exposures(iteration) if split == "train" else {}
+                _render_split(run, iteration, split, views, gaussians, scene, exposures, quiet=config.quiet)
 
 
 def scene_options(config: SceneConfig) -> SceneOptions:
@@ -57,8 +61,17 @@ def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet
 
 
 def _render_split(
-    run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
+    run: RunFolder,
+    iteration: int,
+    split: str,
+    views: list[View],
+    gaussians: Gaussians,
+    scene: Scene,
+    exposures: Mapping[str, Tensor],
+    *,
+    quiet: bool,
 ) -> None:
+    """The pictures of one split; a photo whose exposure was learned is imitated with it."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
     finished_after = run.model_path(iteration).stat().st_mtime
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
@@ -71,6 +84,8 @@ def _render_split(
             continue
         with torch.no_grad():
             image = render(view.camera, gaussians, background).image
+        if (exposure := exposures.get(view.camera.name)) is not None:
+            image = adjusted(image, exposure.to(image.device))
         write_png(truths / name, view.image)
         write_png(renders / name, to_eight_bit(image).cpu())
 

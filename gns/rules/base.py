@@ -40,7 +40,7 @@ class Run:
     budget: int  # B, the number of Gaussians asked for; 0 where the method takes none
     extent: float  # of the scene, in world units
     background: tuple[float, float, float]  # RGB in [0, 1] behind the scene
-    views: Sequence[View]  # the training views, pixels on the device that trains
+    views: Sequence[View]  # the training views as large as they are at the moment, pixels on the device that trains
     optimisation: Optimisation  # scaled to the run's length
     team: Team  # the processes that train together
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gns.appearance.exposure import Exposure
 from gns.arguments import Config, TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, render
@@ -26,6 +27,7 @@ from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop
 from gns.training.memory import room_for_photos, shortage_explained, training_bytes, views_on
 from gns.training.parts import Part
 from gns.training.recorder import Recorder
+from gns.training.scaled_views import ScaledViews
 from gns.training.state import TrainState
 from gns.utils.workspace import Workspace
 
@@ -49,11 +51,13 @@ class Trainer:
     ) -> None:
         """`views` are those of `scene.local().train` with their pixels on `device`; default: as they are.
 
-        All training is in the coordinates of the scene's frame.
+        Where they are no `ScaledViews` they become such, since photos may be reduced at first. All training is in the
+        coordinates of the scene's frame.
         """
         self.config, self.scene, self.team, self.device = config, scene.local(), team, device
         self._frame = scene.frame
-        self.views = self.scene.train if views is None else views
+        views = self.scene.train if views is None else views
+        self.views = views if isinstance(views, ScaledViews) else ScaledViews(views)
         self.plan = _plan(config, self.scene, team, self.views)
         # The run that a team imitates: that of one process which sees as many views.
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
@@ -92,6 +96,7 @@ class Trainer:
         Raises UserError where no Gaussian is left or another process is lost.
         """
         it, rules, memory = state.iteration + 1, self.plan.rules, state.rules
+        self.views.use(self.plan.optimisation.photo_divisor(it))
         for rule in rules:
             memory[rule.name] = rule.prepare(memory[rule.name], state.population, it)
         self._learn(state, it, add_loss)
@@ -191,8 +196,9 @@ def train(
     device = device or pick_device(config.device)
     needed, largest = expected_size(config, scene, device)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
-        views = views_on(scene.local().train, device, room_for_photos(device, needed))
-        trainer = Trainer(config, scene, team, device, views, losses, parts)
+        room = room_for_photos(device, needed)
+        views = ScaledViews(scene.local().train, lambda views: views_on(views, device, room))
+        trainer = Trainer(config, scene, team, device, views, losses, [*_own_parts(config, views), *parts])
         state = trainer.begin(resume_from)
         team.require_equal(state.state_dict(), state.iteration)
         recorder = Recorder(state, config.iterations, _listeners(config, scene, run, team, on_event), team, run)
@@ -222,7 +228,13 @@ def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Pl
         background=scene.background,
         views=views,
         team=team,
+        refinements=config.refinements,
     )
+
+
+def _own_parts(config: Config, views: Sequence[View]) -> list[Part]:
+    """What the options ask to be trained beside the Gaussians."""
+    return [Exposure(views)] if config.exposure else []
 
 
 def _listeners(
@@ -233,7 +245,7 @@ def _listeners(
         Stop(),
         Bar(config.iterations, config.final_budget or 0, processes=team.size, quiet=config.quiet or not team.is_main),
         *([Log(run)] if run else []),
-        HeldOut(scene, config.test_iterations, is_main=team.is_main),
+        HeldOut(scene, config.test_iterations, fits_exposure=config.exposure, is_main=team.is_main),
     ]
     if isinstance(config, TrainConfig):
         listeners += [Models(run, config.save_iterations), Checkpoints(run, config.checkpoint_iterations)]

@@ -24,7 +24,8 @@ class Log(Listener):
             case Progress() if event.iteration % EVERY < event.losses:
                 self._write(event, {"loss": event.loss, "gaussians": event.count, **event.report})
             case HeldOutScored():
-                self._write(event, {"held_out_psnr": event.psnr})
+                fitted = {} if event.fitted is None else {"held_out_psnr_fitted": event.fitted}
+                self._write(event, {"held_out_psnr": event.psnr, **fitted})
         return ()
 
     def _write(self, event: Event, values: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Models(Listener):
     def hear(self, event: Event) -> Iterable[Event]:
         if isinstance(event, IterationEnded) and self.due(event) and self._run:
             gaussians = event.gaussians
-            path = self._run.save_model(gaussians, event.iteration)
+            path = self._run.save_model(gaussians, event.iteration, event.records)
             yield event.then(ModelSaved, path=path, sha256=self._run.model_digest(event.iteration))
             if (offset := gaussians.for_float32()[1]) != WORLD.offset:
                 yield event.then(Remark, text=offset_told(path, offset))
