@@ -7,7 +7,8 @@
 
 A budget is a number of Gaussians, `15%` of those that 3DGS grows to on that scene in as many iterations (its run with
 seed 0, which is made if need be), or `published`, that of budget.txt. A method without a budget is trained once for all
-budgets. A variant is a name and further options of train.py; they may name a --method.
+budgets. A variant is a name and further options of train.py, which prevail: they may name a --method, or --iterations
+of their own (and are set beside the others of the grid all the same).
 
 What is finished is skipped, and the rest is made cheapest first. Ctrl-C and SIGTERM let the training under way save a
 checkpoint, from which the next call goes on. Several calls may share a results folder, on the same grid or not: each

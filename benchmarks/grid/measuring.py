@@ -154,7 +154,9 @@ class Measurement:
         model = RunFolder(work / "model", run.config())
         length = run.config().iterations
         here = ("-m", str(model.path), *self.options, "--quiet")
-        for command in (("render.py", *here, "--skip-train", "--iteration", str(length)), ("metrics.py", *here)):
+        rendering = ("render.py", *here, "--skip-train", "--iteration", str(length))
+        scoring = ("metrics.py", *here, "--fit-exposure")  # besides: others need it beside a run with --exposure
+        for command in (rendering, scoring):
             spent = self.stop.run([sys.executable, str(ROOT / command[0]), *command[1:]], work / "output.txt")
             if spent.status != 0:
                 raise Stopped
@@ -168,8 +170,8 @@ class Measurement:
             "scores": {name: value for name, value in means.items() if not isinstance(value, str)},
             "per_view": json.loads(model.per_view_path.read_text(encoding="utf-8"))[f"ours_{length}"],
             "moments": moments_of(model.read_log()),
-            "wall_seconds": _total(sessions, "wall_seconds"),
-            "cpu_seconds": _total(sessions, "cpu_seconds"),
+            "wall_seconds": total(sessions, "wall_seconds"),
+            "cpu_seconds": total(sessions, "cpu_seconds"),
             "peak_memory_bytes": max((session["peak_memory_bytes"] or 0 for session in sessions), default=0) or None,
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -225,7 +227,7 @@ def _write_sessions(work: Path, sessions: Sequence[dict[str, Any]]) -> None:
     write_text(work / "sessions.json", json.dumps(sessions, indent=1) + "\n")
 
 
-def _total(sessions: Sequence[dict[str, Any]], name: str) -> float | None:
+def total(sessions: Sequence[dict[str, Any]], name: str) -> float | None:
     """The sum over sessions; None where one of them was killed and does not tell."""
     values = [session[name] for session in sessions]
     return None if None in values else round(sum(values), 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.grid.groups import Group, values
+from benchmarks.grid.groups import BySeed, Group, values
 from benchmarks.grid.plan import PUBLISHED, REFERENCE
 from benchmarks.grid.results import Result
 from benchmarks.grid.statistics import Figure, figure, paired
@@ -36,7 +36,10 @@ def seconds(result: Result) -> float | None:
 
 def all_runs(group: Group) -> Rows:
     """A row a cell of the grid: means over seeds, and the spread of single runs."""
-    rows = [["budget", "method", "Gaussians", "PSNR, dB", "SSIM", f"{_clock(group)} s", "peak memory, GB", "seeds"]]
+    fits = any(result.options.get("--exposure") for result in group.results)
+    fitted = ["PSNR fitted, dB"] if fits else []  # on the right halves of photos, colours fitted on the left ones
+    header = ["budget", "method", "Gaussians", "PSNR, dB", "SSIM", *fitted, f"{_clock(group)} s", "peak memory, GB"]
+    rows = [[*header, "seeds"]]
     for (entrant, budget), runs in group.runs.items():
         times, memory = values(runs, seconds), values(runs, lambda result: result.peak_memory_bytes)
         rows.append(
@@ -46,6 +49,7 @@ def all_runs(group: Group) -> Rows:
                 f"{figure([result.gaussians for result in runs.values()]).mean:,.0f}",
                 figure([result.psnr for result in runs.values()]).spread_text(2),
                 figure([result.ssim for result in runs.values()]).spread_text(4),
+                *([_fitted(runs)] if fits else []),
                 f"{figure(list(times.values())).mean:,.0f}" if times else "-",
                 f"{figure(list(memory.values())).mean / 1e9:.2f}" if memory else "-",
                 str(len(runs)),
@@ -222,6 +226,11 @@ def _asked_for(group: Group, budget: int) -> str:
 
 def _distinct(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
+
+
+def _fitted(runs: BySeed) -> str:
+    scores = values(runs, lambda result: result.scores.get("PSNR_fitted"))
+    return figure(list(scores.values())).spread_text(2) if scores else "-"
 
 
 def _clock(group: Group) -> str:
