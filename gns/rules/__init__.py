@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gns.rules import adaptive_density, gns, improved_gs, mcmc, one_shot
+from gns.rules import adaptive_density, gns, improved_gs, learned_mask, mcmc, one_shot
 from gns.rules.base import Method, Plan, Rule, Run
 from gns.rules.optimisation import Optimisation
 from gns.rules.presets import DEFAULT_PRESET, PRESETS, PUBLISHED, Refinements
@@ -41,6 +41,7 @@ METHODS: dict[str, Method] = {
     "improved-gs": improved_gs.METHOD,
     "oneshot-opacity": one_shot.BY_OPACITY,
     "oneshot-contribution": one_shot.BY_CONTRIBUTION,
+    "learned-mask": learned_mask.METHOD,
 }
 
 DEFAULT_METHOD, *_ = METHODS

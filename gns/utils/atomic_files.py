@@ -61,11 +61,12 @@ def remove_leftovers(folder: Path) -> None:
     with suppress(OSError):  # what cannot be removed, or is no folder, stays
         for path in folder.iterdir():
             found = _TEMPORARY.fullmatch(path.name)
-            if found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
+            if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
                 path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is a process of that number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
