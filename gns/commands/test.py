@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gns
 from gns.arguments import SuiteConfig, default_model_path, parse_train
@@ -144,15 +145,15 @@ def _call(command: str, arguments: Sequence[str]) -> None:
 
 
 def _is_scored(run: RunFolder, iteration: int) -> bool:
-    """Whether results.json has scores for the model of `iteration`, and is newer than it."""
+    """Whether results.json has scores for the model of `iteration` as it is now."""
     if not run.results_path.exists() or f"ours_{iteration}" not in _read_results(run):
         return False
-    return run.results_path.stat().st_mtime >= run.model_path(iteration).stat().st_mtime
+    return run.is_model(iteration, str(_read_results(run)[f"ours_{iteration}"].get("model_sha256")))
 
 
-def _read_results(run: RunFolder) -> dict[str, dict[str, float | None]]:
+def _read_results(run: RunFolder) -> dict[str, dict[str, Any]]:
     try:
-        results: dict[str, dict[str, float | None]] = json.loads(run.results_path.read_text(encoding="utf-8"))
+        results: dict[str, dict[str, Any]] = json.loads(run.results_path.read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{run.results_path} is no JSON file: delete it") from None
     return results

@@ -81,6 +81,9 @@ class Recorder:
         if due or it % COMPARE_EVERY == 0:
             self._team.require_equal(self._state.state_dict(), it)
         self._emit(moment)
+        for listener in self._listeners:
+            for effect in listener.keep(moment):
+                self._emit(effect)
         if moment.stop:
             self.stopped = True
             self._emit(Stopped(iteration=it, _state=self._state, path=self._run.path if self._run else None))
