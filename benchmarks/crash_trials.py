@@ -1,4 +1,4 @@
-"""Kill runs at random moments, take the disk, the descriptors or the clock from them, and look whether anything is lost.
+"""Kill runs at random moments, take disk, descriptors or clock from them, and look whether anything is lost.
 
     python -m benchmarks.crash_trials --kills 50 --seed 0
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path

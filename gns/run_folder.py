@@ -285,15 +285,17 @@ class RunFolder:
             raise UserError(cannot_write(self.log_path, error)) from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All whole records, in the order they were written; a line that a crash cut short is left out."""
+        """All whole records, in the order they were written; a line that a crash cut short or spoilt is left out."""
         if not self.log_path.exists():
             return []
         records = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
 
     # Renders and scores

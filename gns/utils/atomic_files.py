@@ -24,7 +24,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def atomic_file(path: Path, before: Callable[[Path], object] = lambda whole: None) -> Iterator[BinaryIO]:
     """A file to write to; it takes the place of `path` when the block ends, and vanishes if the block fails.
 
-    `before` is called in between, with where the whole file lies until then. Missing parent folders are made. Raises UserError where the folder cannot be written or the disk is full.
+    `before` is called in between, with where the whole file lies until then. Missing parent folders are made. Raises
+    UserError where the folder cannot be written or the disk is full.
     """
     # The same folder, because a rename is atomic within one file system only.
     temporary = path.with_name(f".gns-{os.getpid()}-{next(_numbers)}.tmp")
