@@ -10,6 +10,7 @@
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
     {train,test}/ours_N/masks/*.png            white where pixels count, for photos that have a mask
+    {train,test}/ours_N/rendered.json          digests of the model and the views that these pictures are of
     results.json, per_view.json                scores
 
 Every file is replaced as a whole (`gns.utils.atomic_files`), so that a stop at any moment leaves the old one or the new
@@ -22,11 +23,12 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -110,6 +112,23 @@ class RunFolder:
         with locked(self.renders_path(split, iteration).parent, "*"):
             yield
 
+    def begin_renders(self, split: str, iteration: int, views_digest: str) -> None:
+        """Remove pictures of `split` that are not of the model after `iteration` as it is now and of these views.
+
+        By digests, since times of files mean nothing once a folder was copied or a clock was set.
+        """
+        folder = self.renders_path(split, iteration).parent
+        made_of = {"model": _sha256(self.model_path(iteration)), "views": views_digest}
+        if _read_json(folder / "rendered.json") != made_of:
+            for picture in folder.glob("*/*.png"):
+                picture.unlink(missing_ok=True)
+            write_text(folder / "rendered.json", json.dumps(made_of, indent=2) + "\n")
+
+    def rendered_model(self, split: str, iteration: str) -> str:
+        """SHA-256 of the model that the pictures in the folder `iteration` of `split` are of; "" where nobody knows."""
+        made_of = _read_json(self.path / split / iteration / "rendered.json")
+        return str(made_of.get("model", "")) if isinstance(made_of, dict) else ""
+
     # Models
 
     def model_path(self, iteration: int) -> Path:
@@ -126,11 +145,14 @@ class RunFolder:
         path = self.model_path(iteration)
         for name, kept in (records or {}).items():
             write_text(path.with_name(f"{name}.json"), json.dumps(kept, indent=2) + "\n")
-        save_ply(gaussians, path)
-        # A crash just here leaves the record of an older file, if any: of the same bits, since only a resumed run
-        # writes an iteration twice.
-        record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(path)}
-        write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+
+        def take_down(whole: Path) -> None:
+            record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(whole)}
+            write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+
+        # The record first: a model that is there ends its run, and nobody comes back to write the record. A crash in
+        # between leaves it beside no model, or one of the same bits, since only a resumed run writes one twice.
+        save_ply(gaussians, path, take_down)
         return path
 
     def load_model(self, iteration: int | None = None) -> Gaussians:
@@ -147,11 +169,8 @@ class RunFolder:
 
     def model_digest(self, iteration: int) -> str:
         """SHA-256 of the model after `iteration` as it was written; "" where nothing says so, as other tools write."""
-        try:
-            record = json.loads(self._record_path(iteration).read_text(encoding="utf-8"))
-            return str(record["sha256"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return ""
+        record = _read_json(self._record_path(iteration))
+        return str(record.get("sha256", "")) if isinstance(record, dict) else ""
 
     def _record_path(self, iteration: int) -> Path:
         return self.model_path(iteration).with_name("model.json")
@@ -171,6 +190,10 @@ class RunFolder:
         if any(transform.shape != (3, 4) or not transform.is_floating_point() for transform in found.values()):
             raise UserError(f"{path} does not hold 3 × 4 matrices: restore it, or delete it to go without")
         return found
+
+    def is_model(self, iteration: int, digest: str) -> bool:
+        """Whether the model after `iteration` is the one of this SHA-256."""
+        return self.model_path(iteration).is_file() and _sha256(self.model_path(iteration)) == digest
 
     def saved_iterations(self) -> list[int]:
         """The iterations whose model is saved, ascending."""
@@ -298,21 +321,23 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record. After a resume iterations may come twice: the later record holds."""
         try:
-            with self.log_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with self.log_path.open("a+b") as file:
+                file.write(_end_of_cut_line(file) + json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise UserError(cannot_write(self.log_path, error)) from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All whole records, in the order they were written; a line that a crash cut short is left out."""
+        """All whole records, in the order they were written; a line that a crash cut short or spoilt is left out."""
         if not self.log_path.exists():
             return []
         records = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
 
     # Renders and scores
@@ -382,6 +407,22 @@ def _checkpoint_document(path: Path) -> dict[str, Any]:
             f"{CHECKPOINT_FORMAT}: continue with the version that wrote it"
         )
     return document
+
+
+def _read_json(path: Path) -> Any:
+    """The value in a file that we have written; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _end_of_cut_line(file: BinaryIO) -> bytes:
+    """What a file of lines needs before its next one: a crash may have cut the last one short."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def _sha256(path: Path) -> str:

@@ -92,6 +92,8 @@ def evaluate_run(run: RunFolder, *, device: str, fits_exposure: bool = False, qu
         results[method] = {metric: _mean([scores[metric] for scores in by_image.values()]) for metric in metrics}
         if lpips.distance is None:
             results[method]["LPIPS_absent"] = lpips.absent_because
+        if model := run.rendered_model("test", method):
+            results[method]["model_sha256"] = model
         if masked := sum(_mask_of(run.path / "test" / method, name) is not None for name in by_image):
             results[method]["masked_views"] = masked
         per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in metrics}

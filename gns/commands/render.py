@@ -17,6 +17,7 @@ from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
+from gns.scene.digest import views_digest
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import say
 from gns.utils.png import to_eight_bit, write_png
@@ -25,7 +26,8 @@ from gns.utils.png import to_eight_bit, write_png
 def render_run(config: RenderConfig) -> None:
     """Render the training and held-out views of the model in `config.model_path`.
 
-    Views whose PNGs are there already, and newer than the model, are passed over: a stopped call goes on where it was.
+    Views whose PNGs are there already, of the same model and photos, are passed over: a stopped call goes on where it
+    was.
     Raises UserError where the folder, the model or the scene cannot be read, or the PNGs cannot be written.
     """
     run = RunFolder.open(config.model_path)
@@ -73,14 +75,14 @@ def _render_split(
 ) -> None:
     """The pictures of one split; a photo whose exposure was learned is imitated with it."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    finished_after = run.model_path(iteration).stat().st_mtime
+    run.begin_renders(split, iteration, views_digest(views, scene.background))
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
     for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
         name = f"{index:05d}.png"
-        _write_mask(masks / name, view)  # always: it may have been added or changed since
+        _write_mask(masks / name, view)
         # The render is written last, so its presence means that the pair is complete.
-        if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
+        if (renders / name).exists():
             continue
         with torch.no_grad():
             image = render(view.camera, gaussians, background).image

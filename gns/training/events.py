@@ -124,6 +124,14 @@ class Listener:
         """Take note of what happened, and return what that led to: events that all listeners then hear."""
         return ()
 
+    def keep(self, moment: IterationEnded) -> Iterable[Event]:
+        """Write what a run is taken up from again, and return what that led to.
+
+        Called when all listeners have heard of this moment and of what that led to: a process that dies on the way
+        comes to this moment again, and one that dies later has lost nothing of it.
+        """
+        return ()
+
     def due(self, moment: IterationEnded) -> bool:
         """Whether the end of this iteration is one at which something is kept: losses are then read before."""
         return False
