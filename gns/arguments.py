@@ -17,7 +17,17 @@ from typing import Any
 
 from gns import __version__, other_trainers
 from gns.errors import UserError
-from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, TEST_ITERATIONS, Rule, optimisation_of
+from gns.rules import (
+    DEFAULT_METHOD,
+    DEFAULT_PRESET,
+    METHODS,
+    PRESETS,
+    SCHEDULES,
+    TEST_ITERATIONS,
+    Refinements,
+    Rule,
+    optimisation_of,
+)
 from gns.utils.option_table import (
     build,
     check,
@@ -35,23 +45,33 @@ from gns.utils.torchrun import place
 from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
-CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
+CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
+LARGEST_PORT = 2**16 - 1
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget as it was typed: a number of Gaussians, or the size of the model file in bytes."""
+    """A budget as it was typed: a number of Gaussians, or the size of a model's PLY file in bytes."""
 
     text: str
-    count: int | None
-    size: int | None
+    amount: int
+    in_bytes: bool
+
+    def gaussians(self, sh_degree: int) -> int:
+        """How many Gaussians that is, with colours of that degree."""
+        if not self.in_bytes:
+            return self.amount
+        from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait
+
+        return gaussians_that_fit(self.amount, sh_degree)
 
 
-def _budget(text: str) -> Budget:
+def budget_of(text: str) -> Budget:
+    """A number of Gaussians or a size as people type them. Raises ValueError for anything else."""
     size = parse_size(text)
-    return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
+    return Budget(text.replace(" ", ""), parse_count(text) if size is None else size, size is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +150,7 @@ _FINAL_BUDGET = option(
     "without it one is proposed, and told: a Gaussian for every 400 pixels of the photos",
     group="model",
     metavar="SIZE",
-    convert=_budget,
+    convert=budget_of,
 )
 
 
@@ -171,6 +191,29 @@ class Config(MachineConfig):
         ),
     )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+    preset: str = field(
+        default=DEFAULT_PRESET,
+        metadata=option(
+            "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+            + "; the two options that follow go before it",
+            group="training",
+            choices=PRESETS.keys(),
+        ),
+    )
+    coarse_to_fine: bool | None = field(
+        default=None,
+        metadata=option("learn from photos of a quarter of their size first, then of half", group="training"),
+    )
+    position_rate: float | None = field(
+        default=None, metadata=option("times the method's step size of the positions", group="training")
+    )
+    exposure: bool = field(
+        default=False,
+        metadata=option(
+            "learn an exposure and white balance for each photo: for captures whose photos differ in them",
+            group="training",
+        ),
+    )
     test_iterations: tuple[int, ...] = field(
         default=TEST_ITERATIONS,
         metadata=option(
@@ -198,7 +241,12 @@ class Config(MachineConfig):
         MachineConfig.__post_init__(self)
         if self.sh_degree > 3:
             raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
-        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule))
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule, self.preset))
+        for name, value in vars(PRESETS[self.preset].refinements).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.refinements.position_rate <= 0:
+            raise UserError(f"--position-rate is {self.position_rate}: it must be above 0")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:
@@ -208,16 +256,25 @@ class Config(MachineConfig):
                 f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
             )
 
+    @property
+    def refinements(self) -> Refinements:
+        """What is done otherwise than published."""
+        return Refinements(**{field.name: getattr(self, field.name) for field in fields(Refinements)})
 
-def run_length(iterations: int, method: str, schedule: str) -> int:
-    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
+
+def run_length(iterations: int, method: str, schedule: str, preset: str = DEFAULT_PRESET) -> int:
+    """Training steps of a run: as asked for, or for −1 what the preset makes of the schedule's own length.
+
+    Raises UserError.
+    """
     if schedule not in METHODS[method].schedules:
         raise UserError(
             f"--method {method} has no schedule {schedule}: {', '.join(METHODS[method].schedules)} is its own"
         )
     if iterations == 0:
         raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
-    return optimisation_of(method, schedule).iterations if iterations < 0 else iterations
+    natural = optimisation_of(method, schedule).iterations
+    return round(PRESETS[preset].length * natural) if iterations < 0 else iterations
 
 
 def _complete(rules: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -266,6 +323,14 @@ class TrainConfig(Config, SceneConfig):
             session=True,
         ),
     )
+    viewer: bool = field(
+        default=False,
+        metadata=option("show the model in the browser while it trains (extra: viewer)", group="viewer", session=True),
+    )
+    viewer_port: int = field(
+        default=8080,
+        metadata=option("of its server, which only this machine reaches", group="viewer", at_least=1, session=True),
+    )
 
     report: bool = field(
         default=True,
@@ -285,6 +350,8 @@ class TrainConfig(Config, SceneConfig):
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         Config.__post_init__(self)
+        if self.viewer_port > LARGEST_PORT:
+            raise UserError(f"--viewer-port is {self.viewer_port}: it must be at most {LARGEST_PORT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +374,13 @@ class MetricsConfig(MachineConfig):
 
     model_paths: tuple[Path, ...] = field(
         metadata=option("output folders with rendered test views", group="model", short="-m", metavar="MODEL")
+    )
+    fit_exposure: bool = field(
+        default=False,
+        metadata=option(
+            "score also the right halves of photos with colours fitted on the left ones; on for runs with --exposure",
+            group="model",
+        ),
     )
 
 
@@ -360,56 +434,6 @@ class InspectConfig:
 
     def __post_init__(self) -> None:
         check(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportConfig(MachineConfig):
-    """Of which run `gns report` makes a page."""
-
-    model_path: Path = field(
-        metadata=option("output folder of a training; -m may be left out", group="model", short="-m", metavar="MODEL")
-    )
-    source_path: Path | None = field(
-        default=None,
-        metadata=option("folder of the scene, where it has moved since", group="scene", short="-s", metavar="SCENE"),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig(MachineConfig):
-    """Of which runs `gns compare` makes a page, and where."""
-
-    model_paths: tuple[Path, ...] = field(
-        metadata=option("output folders of trainings; -m may be left out", group="model", short="-m", metavar="MODEL")
-    )
-    output: Path = field(
-        default=Path("compare.html"), metadata=option("the page", group="model", short="-o", metavar="FILE.html")
-    )
-
-
-def parse_report(argv: Sequence[str], *, prog: str = "gns report") -> ReportConfig:
-    """The configuration that a command line of `gns report` asks for; the folder may stand alone. Raises UserError."""
-    description = "Write report.html into the output folder of a training: what was run, and what came of it."
-    config: ReportConfig = build(
-        ReportConfig, given_options([ReportConfig], _with_model(argv), prog=prog, description=description)
-    )
-    return config
-
-
-def parse_compare(argv: Sequence[str], *, prog: str = "gns compare") -> CompareConfig:
-    """The configuration that a command line of `gns compare` asks for; folders may stand alone. Raises UserError."""
-    description = (
-        "Write one page about several trained models: figures, pictures side by side, and how they came about."
-    )
-    config: CompareConfig = build(
-        CompareConfig, given_options([CompareConfig], _with_model(argv), prog=prog, description=description)
-    )
-    return config
-
-
-def _with_model(argv: Sequence[str]) -> list[str]:
-    """The words with a -m in front, where they begin with a folder."""
-    return ["-m", *argv] if argv and not argv[0].startswith("-") else list(argv)
 
 
 def parse_inspect(argv: Sequence[str], *, prog: str = "gns inspect") -> InspectConfig:
@@ -487,8 +511,7 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     given, of_rules = _parted(given)
     budget: Budget | None = given.get("final_budget")
     if budget is not None:
-        degree = given.get("sh_degree", 3)
-        given["final_budget"] = budget.count if budget.size is None else _gaussians_that_fit(budget.size, degree)
+        given["final_budget"] = budget.gaussians(given.get("sh_degree", 3))
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
@@ -623,12 +646,6 @@ def _refuse_changes(given: Mapping[str, Any], stored: Any, model_path: Path) -> 
                 f"{flag(name)} is {given[name]}, but the run in {model_path} was started with "
                 f"{getattr(stored, name)}: leave the option out, or start another run with another -m"
             )
-
-
-def _gaussians_that_fit(size: int, sh_degree: int) -> int:
-    from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait for it
-
-    return gaussians_that_fit(size, sh_degree)
 
 
 def _answering(answers: other_trainers.Answers) -> Callable[[Sequence[str], Collection[str]], list[str]]:

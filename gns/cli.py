@@ -85,7 +85,7 @@ def inspect(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """Write the page about a trained model."""
-    from gns.arguments import parse_report
+    from gns.commands.options import parse_report
 
     config = parse_report(argv)
     from gns.commands.report import REPORT, report_run
@@ -95,12 +95,36 @@ def report(argv: Sequence[str]) -> int:
 
 def compare(argv: Sequence[str]) -> int:
     """Write one page about several trained models."""
-    from gns.arguments import parse_compare
+    from gns.commands.options import parse_compare
 
     config = parse_compare(argv)
     from gns.commands.report import compare_runs
 
     return _answered(config.json, lambda: compare_runs(config), lambda: {"page": str(config.output)})
+
+
+def export(argv: Sequence[str]) -> int:
+    """Write a trained model as other programs read it, or as a page that shows it."""
+    from gns.commands.options import parse_export
+
+    config = parse_export(argv)
+    from gns.commands.export import export_model
+
+    return _answered(
+        config.json,
+        lambda: export_model(config),
+        lambda: {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in config.output]},
+    )
+
+
+def view(argv: Sequence[str]) -> int:
+    """Show a trained model in the browser."""
+    from gns.commands.options import parse_view
+
+    config = parse_view(argv)
+    from gns.commands.view import view_model
+
+    return _answered(config.json, lambda: view_model(config), lambda: {"model": str(config.model_path)})
 
 
 def _answered(as_json: bool, work: Callable[[], int | None], told: Callable[[], Any]) -> int:
@@ -124,6 +148,8 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "report": report,
     "compare": compare,
+    "export": export,
+    "view": view,
 }
 
 

@@ -35,13 +35,10 @@ def _refused(text: str, *, values: int = 1) -> Answer:
 
 _PHOTOS = _passed_over("photos lie where they fit, in the GPU's memory or the main memory", values=1)
 _IN_KERNELS = _passed_over("the kernels compute it, and are tested against plain torch")
-_VIEWER = _passed_over(
-    "training opens no port; log.jsonl and report.html in the output folder tell what happens", values=1
-)
+_VIEWER = _passed_over("--viewer shows the training in a browser of this machine, at --viewer-port", values=1)
 _CHECKED = _passed_over("losses and models are checked throughout, and an error is always a sentence")
 _EXPOSURE = _refused(
-    "has no counterpart: exposure is not compensated; a part trained beside the Gaussians does it from Python "
-    "(gns.training.parts)"
+    "has no counterpart: --exposure learns the exposure of each photo, at a rate of its own; leave it out"
 )
 _DEPTH = _refused("has no counterpart: depth maps are not used; a loss of your own may, see docs/extending.md")
 _RATE = _refused("has no counterpart: learning rates belong to the method, see --method and gns/rules; leave it out")

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gns.errors import UserError
-from gns.metrics import Lpips, blacked_out, psnr, ssim
+from gns.metrics import Lpips, blacked_out, fitted_halves, psnr, ssim
 from gns.utils.console import is_terminal
 from gns.utils.png import from_eight_bit, read_png
 
@@ -19,11 +19,14 @@ METRICS = ("SSIM", "PSNR", "LPIPS")
 Scores = dict[str, float | None]
 
 
-def score_image(render: Path, truth: Path, lpips: Lpips, mask: Path | None = None) -> Scores:
+def score_image(
+    render: Path, truth: Path, lpips: Lpips, mask: Path | None = None, *, fits_exposure: bool = False
+) -> Scores:
     """The scores of one PNG against another of the same size; LPIPS is None where it cannot be had.
 
-    With the PNG of a mask, only pixels where it is bright are scored (`gns.metrics`). Raises UserError where a file is
-    missing, no image or of another size.
+    With the PNG of a mask, only pixels where it is bright are scored (`gns.metrics`). `fits_exposure` adds the scores
+    of the right halves with colours fitted on the left ones, None where nothing counts there. Raises UserError where a
+    file is missing, no image or of another size.
     """
     image, target = from_eight_bit(read_png(render)), from_eight_bit(read_png(truth))
     counts = None if mask is None else read_png(mask)[:, :, 0] >= 128
@@ -32,14 +35,18 @@ def score_image(render: Path, truth: Path, lpips: Lpips, mask: Path | None = Non
     if counts is not None and not counts.any():
         raise UserError(f"{mask} hides the whole photo: delete its folder and render again")
     shown = [blacked_out(each, counts) for each in (image, target)]
-    return {
+    scores: Scores = {
         "SSIM": ssim(image, target, counts),
         "PSNR": psnr(image, target, counts),
         "LPIPS": lpips.distance(*shown) if lpips.distance else None,
     }
+    if fits_exposure:
+        halves = fitted_halves(image, target, counts)
+        scores |= {"SSIM_fitted": ssim(*halves) if halves else None, "PSNR_fitted": psnr(*halves) if halves else None}
+    return scores
 
 
-def score_folder(folder: Path, lpips: Lpips, *, quiet: bool) -> dict[str, Scores]:
+def score_folder(folder: Path, lpips: Lpips, *, fits_exposure: bool = False, quiet: bool) -> dict[str, Scores]:
     """The scores of all renders in `folder`/renders by PNG name. Raises UserError where photos and renders differ."""
     names = sorted(path.name for path in (folder / "renders").glob("*.png"))
     truths = sorted(path.name for path in (folder / "gt").glob("*.png"))
@@ -48,14 +55,27 @@ def score_folder(folder: Path, lpips: Lpips, *, quiet: bool) -> dict[str, Scores
     hidden = quiet or not is_terminal(sys.stderr)
     shown = tqdm(names, desc=f"scoring {folder.name}", unit="image", disable=hidden, leave=False)
     return {
-        name: score_image(folder / "renders" / name, folder / "gt" / name, lpips, mask_of(folder, name))
+        name: score_image(
+            folder / "renders" / name,
+            folder / "gt" / name,
+            lpips,
+            mask_of(folder, name),
+            fits_exposure=fits_exposure,
+        )
         for name in shown
     }
 
 
+def metrics_of(by_image: Mapping[str, Scores]) -> list[str]:
+    """The names of the scores that images have."""
+    return list(next(iter(by_image.values())))
+
+
 def mean_scores(by_image: Mapping[str, Scores], lpips: Lpips) -> dict[str, Any]:
     """What results.json has of a set of views; with the reason where there is no LPIPS."""
-    means: dict[str, Any] = {metric: _mean([scores[metric] for scores in by_image.values()]) for metric in METRICS}
+    means: dict[str, Any] = {
+        metric: _mean([scores[metric] for scores in by_image.values()]) for metric in metrics_of(by_image)
+    }
     if lpips.distance is None:
         means["LPIPS_absent"] = lpips.absent_because
     return means

@@ -17,11 +17,12 @@ import gns
 from gns.arguments import TrainConfig
 from gns.gaussian_renderer import thread_count
 from gns.gaussian_renderer.backends import backend_of
-from gns.gaussian_renderer.backends.cpu import compiler, instruction_set
+from gns.gaussian_renderer.backends.cpu import instruction_set
 from gns.run_folder import RunFolder
 from gns.run_history import total
 from gns.scene import Scene
 from gns.utils.atomic_files import write_text
+from gns.utils.native import compiler
 from gns.utils.ply_file import count_rows
 
 FILE = "summary.json"
@@ -112,7 +113,7 @@ def outcome(run: RunFolder, config: TrainConfig) -> Summary:
         },
         "held_out": {"PSNR": scores[-1]} if scores else None,
         "seconds": total(records, "seconds"),
-        "cpu_seconds": total(records, "cpu_seconds"),
+        "cpu_seconds": total(records, "processor_seconds"),
         "sessions": sum("started" in record for record in records),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

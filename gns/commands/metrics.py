@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from gns.arguments import MetricsConfig
+from gns.arguments import MetricsConfig, TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
 from gns.metrics import load_lpips
 from gns.run_folder import RunFolder
-from gns.scoring import METRICS, mask_of, mean_scores, score_folder
+from gns.scoring import mask_of, mean_scores, metrics_of, score_folder
 from gns.utils.atomic_files import write_text
 from gns.utils.text import by_number
 
@@ -30,7 +30,9 @@ def evaluate_models(config: MetricsConfig, told: dict[str, Any] | None = None) -
     device = str(pick_device(config.device, renders=False))
     for path in config.model_paths:
         try:
-            results = evaluate_run(RunFolder.open(path), device=device, quiet=config.quiet)
+            run = RunFolder.open(path)
+            fits_exposure = config.fit_exposure or (isinstance(run.config, TrainConfig) and run.config.exposure)
+            results = evaluate_run(run, device=device, fits_exposure=fits_exposure, quiet=config.quiet)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             status = 2
@@ -42,9 +44,10 @@ def evaluate_models(config: MetricsConfig, told: dict[str, Any] | None = None) -
     return status
 
 
-def evaluate_run(run: RunFolder, *, device: str, quiet: bool) -> dict[str, dict[str, Any]]:
+def evaluate_run(run: RunFolder, *, device: str, fits_exposure: bool = False, quiet: bool) -> dict[str, dict[str, Any]]:
     """Score every rendered test set of `run`, write results.json and per_view.json, and return the former.
 
+    `fits_exposure` adds what the right halves score once the colours are fitted on the left ones.
     Raises UserError where nothing is rendered.
     """
     methods = sorted(
@@ -56,11 +59,15 @@ def evaluate_run(run: RunFolder, *, device: str, quiet: bool) -> dict[str, dict[
     results: dict[str, dict[str, Any]] = {}
     per_view: dict[str, dict[str, dict[str, float | None]]] = {}
     for method in methods:
-        by_image = score_folder(run.path / "test" / method, lpips, quiet=quiet)
+        by_image = score_folder(run.path / "test" / method, lpips, fits_exposure=fits_exposure, quiet=quiet)
         results[method] = mean_scores(by_image, lpips)
+        if model := run.rendered_model("test", method):
+            results[method]["model_sha256"] = model
         if masked := sum(mask_of(run.path / "test" / method, name) is not None for name in by_image):
             results[method]["masked_views"] = masked
-        per_view[method] = {metric: {name: by_image[name][metric] for name in by_image} for metric in METRICS}
+        per_view[method] = {
+            metric: {name: scores[metric] for name, scores in by_image.items()} for metric in metrics_of(by_image)
+        }
     write_text(run.results_path, json.dumps(results, indent=2) + "\n")
     write_text(run.per_view_path, json.dumps(per_view, indent=2) + "\n")
     return results
@@ -72,4 +79,9 @@ def _report(path: Path, results: dict[str, dict[str, Any]]) -> str:
         lpips = f"{scores['LPIPS']:.4f}" if scores["LPIPS"] is not None else f"absent: {scores['LPIPS_absent']}"
         masked = f"  ({scores['masked_views']} with a mask: pixels that count)" if "masked_views" in scores else ""
         lines.append(f"  {method}  SSIM {scores['SSIM']:.4f}  PSNR {scores['PSNR']:.3f}  LPIPS {lpips}{masked}")
+        if scores.get("PSNR_fitted") is not None:
+            lines.append(
+                f"  {'':{len(method)}}  SSIM {scores['SSIM_fitted']:.4f}  "
+                f"PSNR {scores['PSNR_fitted']:.3f}  of right halves, exposure fitted on the left"
+            )
     return "\n".join(lines)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from gns.appearance.exposure import adjusted
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
 from gns.gaussian_renderer import render
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
+from gns.scene.digest import views_digest
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import is_terminal, say
 from gns.utils.png import to_eight_bit, write_png
@@ -24,7 +28,8 @@ from gns.utils.png import to_eight_bit, write_png
 def render_run(config: RenderConfig) -> None:
     """Render the training and held-out views of the model in `config.model_path`.
 
-    Views whose PNGs are there already, and newer than the model, are passed over: a stopped call goes on where it was.
+    Views whose PNGs are there already, of the same model and photos, are passed over: a stopped call goes on where it
+    was.
     Raises UserError where the folder, the model or the scene cannot be read, or the PNGs cannot be written.
     """
     run = RunFolder.open(config.model_path)
@@ -39,7 +44,8 @@ def render_run(config: RenderConfig) -> None:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                draw_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+                exposures = run.exposures(iteration) if split == "train" else {}
+                draw_split(run, iteration, split, views, gaussians, scene, exposures, quiet=config.quiet)
 
 
 def rendering_told(config: RenderConfig) -> dict[str, Any]:
@@ -75,23 +81,36 @@ def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet
 
 
 def draw_split(
-    run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
+    run: RunFolder,
+    iteration: int,
+    split: str,
+    views: list[View],
+    gaussians: Gaussians,
+    scene: Scene,
+    exposures: Mapping[str, Tensor],
+    *,
+    quiet: bool,
 ) -> None:
-    """Write what `gaussians`, in the scene's frame, look like from `views`, beside their photos and masks."""
+    """Write what `gaussians`, in the scene's frame, look like from `views`, beside their photos and masks.
+
+    A photo whose exposure was learned is imitated with it.
+    """
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    finished_after = run.model_path(iteration).stat().st_mtime
+    run.begin_renders(split, iteration, views_digest(views, scene.background))
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
     for index, view in enumerate(
         tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet or not is_terminal(sys.stderr))
     ):
         name = f"{index:05d}.png"
-        _write_mask(masks / name, view)  # always: it may have been added or changed since
+        _write_mask(masks / name, view)
         # The render is written last, so its presence means that the pair is complete.
-        if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
+        if (renders / name).exists():
             continue
         with torch.no_grad():
             image = render(view.camera, gaussians, background).image
+        if (exposure := exposures.get(view.camera.name)) is not None:
+            image = adjusted(image, exposure.to(image.device))
         write_png(truths / name, view.image)
         write_png(renders / name, to_eight_bit(image).cpu())
 

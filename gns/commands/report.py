@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gns.arguments import CompareConfig, ReportConfig, TrainConfig
+from gns.arguments import TrainConfig
+from gns.commands.options import CompareConfig, ReportConfig
 from gns.commands.render import draw_split, read_scene_of
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
@@ -19,7 +20,7 @@ from gns.report import write_comparison, write_report
 from gns.report.page import REPORT
 from gns.run_folder import RunFolder
 from gns.scene import Scene
-from gns.scoring import METRICS, mask_of, mean_scores, score_folder
+from gns.scoring import mask_of, mean_scores, metrics_of, score_folder
 from gns.summary import Summary, write_summary
 from gns.utils.console import say, warn
 
@@ -53,18 +54,21 @@ def draw_held_out(run: RunFolder, iteration: int, scene: Scene, device: torch.de
     """Write the PNGs of held-out views that are not there yet. Raises UserError."""
     gaussians = replace(run.load_model(iteration), frame=scene.frame).to(device)
     with run.rendering("test", iteration):
-        draw_split(run, iteration, "test", scene.test, gaussians, scene, quiet=quiet)
+        draw_split(run, iteration, "test", scene.test, gaussians, scene, {}, quiet=quiet)
 
 
 def scores_of(run: RunFolder, iteration: int, *, quiet: bool) -> dict[str, Any]:
     """Means over the held-out views but for LPIPS, and scores by metric and PNG, as metrics.py has them."""
     folder = run.renders_path("test", iteration).parent
-    by_image = score_folder(folder, _NO_LPIPS, quiet=quiet)
+    fits_exposure = isinstance(run.config, TrainConfig) and run.config.exposure
+    by_image = score_folder(folder, _NO_LPIPS, fits_exposure=fits_exposure, quiet=quiet)
     masked = sum(mask_of(folder, name) is not None for name in by_image)
     return {
         **mean_scores(by_image, _NO_LPIPS),
         **({"masked_views": masked} if masked else {}),
-        "per_view": {metric: {name: scores[metric] for name, scores in by_image.items()} for metric in METRICS},
+        "per_view": {
+            metric: {name: scores[metric] for name, scores in by_image.items()} for metric in metrics_of(by_image)
+        },
     }
 
 

@@ -21,6 +21,7 @@ from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import count_rows
 from gns.utils.quantities import format_count, parse_count
 from gns.utils.tables import Rows, as_csv, as_markdown, as_text
+from gns.utils.untrusted_json import parse_json
 
 BUDGETS = Path(gns.__file__).parent / "budget.txt"  # of the published tables
 
@@ -58,6 +59,8 @@ def read_budgets(path: Path) -> list[SuiteScene]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): name a list of scenes with --budgets") from None
+    except ValueError:
+        raise UserError(f"{path} is no text: name a list of scenes with --budgets") from None
     scenes = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
@@ -155,22 +158,25 @@ def _call(command: str, arguments: Sequence[str]) -> None:
 
 
 def _is_scored(run: RunFolder, iteration: int) -> bool:
-    """Whether results.json has scores for the model of `iteration`, and is newer than it."""
-    if not run.results_path.exists() or f"ours_{iteration}" not in _read_results(run):
+    """Whether results.json has scores for the model of `iteration` as it is now."""
+    if not run.results_path.exists() or f"ours_{iteration}" not in read_results(run):
         return False
-    return run.results_path.stat().st_mtime >= run.model_path(iteration).stat().st_mtime
+    return run.is_model(iteration, str(read_results(run)[f"ours_{iteration}"].get("model_sha256")))
 
 
-def _read_results(run: RunFolder) -> dict[str, dict[str, float | None]]:
+def read_results(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """What metrics.py has written. Raises UserError where it is damaged."""
     try:
-        results: dict[str, dict[str, float | None]] = json.loads(run.results_path.read_text(encoding="utf-8"))
+        results = parse_json(run.results_path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{run.results_path} is no JSON file: delete it") from None
+        results = None
+    if not isinstance(results, dict) or not all(isinstance(scores, dict) for scores in results.values()):
+        raise UserError(f"{run.results_path} is damaged: delete it")
     return results
 
 
 def _read_result(run: RunFolder, iteration: int) -> SceneResult:
-    scores = _read_results(run)[f"ours_{iteration}"]
+    scores = read_results(run)[f"ours_{iteration}"]
     ssim, psnr = scores["SSIM"], scores["PSNR"]
     assert ssim is not None and psnr is not None  # only LPIPS can be absent
     return SceneResult(

@@ -29,6 +29,7 @@ from gns.training.loop import train, with_budget
 from gns.utils.console import say, warn
 from gns.utils.ply_file import count_rows
 from gns.utils.torchrun import place
+from gns.viewer.window import check_port, viser_or_sentence
 
 
 def run_training(config: TrainConfig) -> int:
@@ -38,7 +39,10 @@ def run_training(config: TrainConfig) -> int:
     fewer Gaussians grew than had to. Under torchrun every process calls this, and they train together. Raises
     UserError.
     """
-    # Refuses, before anything is written, what cannot be trained on.
+    # Refuses, before anything is written, what cannot be trained on or shown.
+    if config.viewer:
+        viser_or_sentence()
+        check_port(config.viewer_port)
     device = pick_device(device_option(config.device, place()))
     with joined_team(device) as team:
         return _train_together(config if team.is_main else replace(config, quiet=True), team, device)

@@ -390,13 +390,6 @@ NB_MODULE(gns_native, m) {
   nb::set_leak_warnings(false);  // frames may outlive the interpreter in reference cycles of autograd graphs
   m.doc() = "Native kernels of gns; use gns.gaussian_renderer and gns.losses.";
   m.attr("SOURCE_HASH") = GNS_SOURCE_HASH;
-#if defined(__clang__)
-  m.attr("COMPILER") = "Clang " __clang_version__;
-#elif defined(__GNUC__)
-  m.attr("COMPILER") = "GCC " __VERSION__;
-#else
-  m.attr("COMPILER") = "unknown";
-#endif
   bind<float>(m.def_submodule("float32"));
   bind<double>(m.def_submodule("float64"));
   m.def("adam", &adam, as_is("tensors"), "rates"_a, "steps"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
@@ -412,7 +405,6 @@ NB_MODULE(gns_native, m) {
     for (auto set = available_instruction_sets(); *set; ++set) names.emplace_back((*set)->name);
     return names;
   });
-  m.def("instruction_set", [] { return std::string(instruction_set().name); });
   m.def("use_instruction_set", [](const std::string& name) {
     if (!use_instruction_set(name.c_str())) throw nb::value_error(("no such instruction set here: " + name).c_str());
   });

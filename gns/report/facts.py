@@ -81,13 +81,18 @@ def _figures(run: RunFolder, iteration: int, summary: Summary) -> tuple[Mapping[
     """Means, and scores by metric and PNG: what metrics.py wrote, else what training measured at its end."""
     method = f"ours_{iteration}"
     results, per_view = _read(run.results_path), _read(run.per_view_path)
-    written_after = run.results_path.exists() and (
-        run.results_path.stat().st_mtime >= run.model_path(iteration).stat().st_mtime
-    )
-    if written_after and method in results and method in per_view:
+    if method in results and method in per_view and _is_of(run, iteration, results[method]):
         return results[method], per_view[method]
     own = summary.get("held_out") or {} if summary.get("iterations") == iteration else {}
     return {name: value for name, value in own.items() if name != "per_view"}, own.get("per_view", {})
+
+
+def _is_of(run: RunFolder, iteration: int, scores: Any) -> bool:
+    """Whether scores are of the model that is there: by its digest, or where there is none by the date."""
+    digest = scores.get("model_sha256") if isinstance(scores, dict) else None
+    if digest is not None:
+        return bool(digest == run.model_digest(iteration))
+    return run.results_path.stat().st_mtime >= run.model_path(iteration).stat().st_mtime
 
 
 def _read(path: Path) -> dict[str, Any]:

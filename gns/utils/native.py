@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,13 @@ def source_hash() -> str:
     files = sorted(path for suffix in ("*.h", "*.cpp") for path in _SOURCES.rglob(suffix))
     hashes = "".join(hashlib.sha256(path.read_bytes()).hexdigest() + "\n" for path in files)
     return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def compiler() -> str:
+    """What has compiled the native module, as it says in the note that compilers leave in a library; "" without one."""
+    content = Path(str(load().__file__)).read_bytes()
+    found = re.search(rb"GCC: \([^)]*\) [\d.]+|(?:[A-Z]\w+ )?clang version [\d.]+", content)
+    return found[0].decode().replace("GCC: ", "GCC ") if found else ""
 
 
 def load() -> ModuleType:

@@ -78,7 +78,7 @@ def given_options(
     parser = _parser(tables, prog, description)
     # argparse keeps its options in a private table only; the public way would be to parse our own help text.
     argv = without_foreign(argv, parser._option_string_actions)
-    switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if hint is bool}
+    switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if _is_switch(hint)}
     words = [_with_hyphens(word) for word in argv]
     for word in words:
         name = word.partition("=")[0]
@@ -185,7 +185,7 @@ def _usage(table: type, prog: str) -> str:
 
 def _action(hint: Any, described: Option) -> dict[str, Any]:
     """The keyword arguments of `add_argument` that depend on a field's type."""
-    if hint is bool:
+    if _is_switch(hint):
         return {"action": argparse.BooleanOptionalAction}
     element, several = _element(hint)
     metavar = "{" + ",".join(described.choices) + "}" if described.choices else described.metavar
@@ -229,6 +229,10 @@ def _element(hint: Any) -> tuple[Any, bool]:
         return get_args(hint)[0], True
     kinds = [kind for kind in get_args(hint) if kind is not type(None)]
     return (kinds[0], False) if kinds else (hint, False)
+
+
+def _is_switch(hint: Any) -> bool:
+    return _element(hint) == (bool, False)
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -115,4 +115,6 @@ def test_every_method_says_what_it_does_when(name: str, scene: Scene) -> None:
         stretches = [stretch for rule in plan.rules for stretch in rule.stretches()]
         assert stretches and all(0 <= stretch.first < stretch.last <= 300 for stretch in stretches)
         selects = [stretch for stretch in stretches if stretch.selects]
-        assert len(selects) == {"gns": 2 if schedule == "fast" else 1}.get(name, int(name.startswith("oneshot")))
+        assert len(selects) == {"gns": 2 if schedule == "fast" else 1}.get(
+            name, int(name.startswith(("oneshot", "learned")))
+        )

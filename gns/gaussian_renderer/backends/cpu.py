@@ -35,6 +35,7 @@ BYTES_AN_INSTANCE = 80
 BYTES_A_PIXEL = 32
 
 _native = native.load()
+_forced = ""  # the instruction set that somebody has asked for
 # The kernels of each precision.
 _kernels: dict[torch.dtype, Any] = {torch.float32: _native.float32, torch.float64: _native.float64}
 
@@ -60,20 +61,15 @@ def instruction_sets() -> list[str]:
 
 
 def instruction_set() -> str:
-    """The one of `instruction_sets()` in use."""
-    name: str = _native.instruction_set()
-    return name
-
-
-def compiler() -> str:
-    """What has compiled the kernels, with its version."""
-    name: str = _native.COMPILER
-    return name
+    """The one of `instruction_sets()` in use: the best, unless another is forced."""
+    return _forced or instruction_sets()[0]
 
 
 def use_instruction_set(name: str) -> None:
     """Force one of `instruction_sets()`. Results differ between them by rounding."""
+    global _forced
     _native.use_instruction_set(name)
+    _forced = name
 
 
 class CpuBackend:
@@ -81,6 +77,7 @@ class CpuBackend:
 
     dtypes = tuple(_kernels)
     description = "the CPU"
+    steps_in_backward = False
 
     def what_is_missing(self) -> str | None:
         """Nothing: without its kernels this module cannot be imported."""

@@ -37,15 +37,14 @@ LEAST_RECORDS = 300  # of a run, however short
 
 
 class Log(Listener):
-    """Writes the log of a run. Its clock starts with the listener."""
+    """Writes the log of a run. Its clocks, of the wall and of the processor, start with the listener."""
 
     def __init__(self, run: RunFolder, iterations: int, *, each_loss: bool = False) -> None:
         self._run = run
         self._every = max(1, min(EVERY, iterations // LEAST_RECORDS))
         self._each_loss = each_loss
-        self._started = time.monotonic()
-        self._processor_started = time.process_time()
         self._census: Census | None = None
+        self._started, self._started_processor = time.monotonic(), time.process_time()
 
     def hear(self, event: Event) -> Iterable[Event]:
         match event:
@@ -61,7 +60,8 @@ class Log(Listener):
             case IterationEnded() if self._census and (survival := self._census.survival(event.iteration)):
                 self._write(event, {"survival": survival})
             case HeldOutScored():
-                self._write(event, {"held_out_psnr": event.psnr})
+                fitted = {} if event.fitted is None else {"held_out_psnr_fitted": event.fitted}
+                self._write(event, {"held_out_psnr": event.psnr, **fitted})
             # A session that goes on from here misses nothing.
             case CheckpointSaved() | Stopped() | Finished():
                 self._write(event, self._counts(event))
@@ -73,5 +73,5 @@ class Log(Listener):
 
     def _write(self, event: Event, values: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - self._started, 2)
-        processor = round(time.process_time() - self._processor_started, 2)
-        self._run.log({"iteration": event.iteration, **values, "seconds": seconds, "cpu_seconds": processor})
+        processor = round(time.process_time() - self._started_processor, 2)  # of all threads
+        self._run.log({"iteration": event.iteration, **values, "seconds": seconds, "processor_seconds": processor})
