@@ -53,25 +53,25 @@ MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is expla
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget as it was typed: a number of Gaussians, or the size of a model's PLY file in bytes."""
+    """A budget as it was typed: a number of Gaussians, or the size of the model file in bytes."""
 
     text: str
-    amount: int
-    in_bytes: bool
+    number: int | None
+    size: int | None
 
     def gaussians(self, sh_degree: int) -> int:
-        """How many Gaussians that is, with colours of that degree."""
-        if not self.in_bytes:
-            return self.amount
+        """How many Gaussians of that degree it is."""
+        if self.number is not None:
+            return self.number
         from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait
 
-        return gaussians_that_fit(self.amount, sh_degree)
+        return gaussians_that_fit(self.size or 0, sh_degree)
 
 
-def budget_of(text: str) -> Budget:
-    """A number of Gaussians or a size as people type them. Raises ValueError for anything else."""
+def parse_budget(text: str) -> Budget:
+    """What the user typed as the size of a model. Raises ValueError."""
     size = parse_size(text)
-    return Budget(text.replace(" ", ""), parse_count(text) if size is None else size, size is not None)
+    return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ _FINAL_BUDGET = option(
     "without it one is proposed, and told: a Gaussian for every 400 pixels of the photos",
     group="model",
     metavar="SIZE",
-    convert=budget_of,
+    convert=parse_budget,
 )
 
 

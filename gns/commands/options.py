@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gns.arguments import LARGEST_PORT, Budget, MachineConfig, budget_of
+from gns.arguments import LARGEST_PORT, Budget, MachineConfig, parse_budget
 from gns.errors import UserError
 from gns.utils.option_table import build, given_options, option
 
@@ -52,7 +52,7 @@ class ExportConfig(ModelConfig):
             "keep so many Gaussians, those that contribute most to the photos: 100k, or 20MB of PLY",
             group="less of the model",
             metavar="SIZE",
-            convert=budget_of,
+            convert=parse_budget,
         ),
     )
     sh_degree: int | None = field(

@@ -322,16 +322,16 @@ class Rendering:
     def blend(self, image: Tensor | None, alpha: Tensor | None, *, scored: bool) -> None:
         """The picture, the scores of the instances, or both."""
         size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
+        lists = (self.tile_ranges, self.list, self.list_halves)
         if not scored:
-            lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
-            self._launch_per_tile("blend", *size, *lists, background, image, alpha)
+            self._launch_per_tile("blend", *size, *lists, self.splats, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
-        lists = (self.tile_ranges, self.list, self.list_halves, self.slots, self.splats)
+        scored_lists = (*lists, self.slots, self.splats)
         if image is None:
-            self._launch_per_tile("score", *size, *lists, edges, self.scores)
+            self._launch_per_tile("score", *size, *scored_lists, edges, self.scores)
         else:
-            self._launch_per_tile("blend_score", *size, *lists, background, edges, image, alpha, self.scores)
+            self._launch_per_tile("blend_score", *size, *scored_lists, background, edges, image, alpha, self.scores)
 
     def sum_scores(self, importance: Tensor) -> None:
         """Each Gaussian's sum of the scores of its instances."""
