@@ -71,12 +71,31 @@ def inspect(argv: Sequence[str]) -> int:
     return 0
 
 
+def convert(argv: Sequence[str]) -> int:
+    """Make a scene of photos or of a video."""
+    from gns.sfm.options import parse_convert
+
+    config = parse_convert(argv, prog=_program("convert"))
+    from gns.commands.convert import run_convert
+
+    return run_convert(config)
+
+
+def make(argv: Sequence[str]) -> int:
+    """Go all the way from photos or a video to a trained and scored model."""
+    from gns.commands.make import parse_make, run_make
+
+    return run_make(parse_make(argv))
+
+
 COMMANDS: dict[str, Command] = {
     "train": train,
     "render": render,
     "metrics": metrics,
     "test": test,
     "inspect": inspect,
+    "convert": convert,
+    "make": make,
 }
 
 

@@ -291,7 +291,7 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     commands = Commands()
-    monkeypatch.setattr(gns.commands.test, "_call", commands)
+    monkeypatch.setattr(gns.commands.test, "call", commands)
     return commands
 
 
@@ -420,7 +420,7 @@ def test_table_stands_beside_the_published_figures() -> None:
 
 def test_commands_of_the_suite_run_in_their_own_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="metrics ended with status 2"):
-        gns.commands.test._call("metrics", ["-m", str(tmp_path / "missing")])
+        gns.commands.test.call("metrics", ["-m", str(tmp_path / "missing")])
     assert "missing is no output folder of a training" in capfd.readouterr().err
 
 
