@@ -58,10 +58,13 @@ def _extract(job: dict[str, Any], folder: Path, device: Any) -> None:
     _tell("features", min(len(done), total), total)
     for group in job["groups"]:
         missing = [name for name in group if name not in done]
-        for names in _chunks(missing, _PHOTOS_AT_ONCE):
+        # Where COLMAP is given a folder of masks, it refuses photos that have none there.
+        masked = [name for name in missing if job["masks"] and (folder / "masks" / f"{name}.png").exists()]
+        bare = [name for name in missing if name not in masked]
+        for names in [*_chunks(masked, _PHOTOS_AT_ONCE), *_chunks(bare, _PHOTOS_AT_ONCE)]:
             reader = pycolmap.ImageReaderOptions()
             reader.camera_model = job["camera"]
-            if job["masks"]:
+            if names[0] in masked:
                 reader.mask_path = str(folder / "masks")
             if (camera := _camera_of_any(folder, group)) is not None:
                 reader.existing_camera_id = camera
@@ -186,7 +189,7 @@ def _map_one_by_one(job: dict[str, Any], folder: Path, partial: Path, photos: in
 
     def next_photo() -> None:
         nonlocal registered
-        registered = min(registered + 1, photos)
+        registered = min(registered + 1, photos - 1)  # a photo that fails is tried again
         _tell("mapping", registered, photos)
 
     pycolmap.incremental_mapping(
