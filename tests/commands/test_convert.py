@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from gns import cli
 from gns.commands.convert import is_ready
 from gns.scene.readers import SceneOptions, read_scene
 from gns.scene.readers.colmap import matches
+from gns.utils.undistortion import MODELS
 from tests.sfm.room import FOCAL, PHOTOS, centre_errors, room_cameras, room_photo, write_room
 from tests.sfm.test_video import write_video
 
@@ -67,11 +69,8 @@ def test_masks_come_along_and_hide_features(scene: Path) -> None:
     masks = {view.camera.name: view.mask for view in read.train if view.mask is not None}
     assert set(masks) == {"002.jpg"}
     assert 0.7 < masks["002.jpg"].float().mean() < 0.8 and not masks["002.jpg"][:, :60].any()
-    assert (
-        features(scene / "sparse" / "0", "002.jpg")[:, 0].min()
-        > 60
-        > features(scene / "sparse" / "0", "003.jpg")[:, 0].min()
-    )
+    leftmost = {name: features(scene / "sparse" / "0", name)[:, 0].min() for name in ("002.jpg", "003.jpg")}
+    assert leftmost["002.jpg"] > 60 > leftmost["003.jpg"]
 
 
 @needs_colmap
@@ -174,10 +173,6 @@ def test_train_names_the_way_from_photos(tmp_path: Path, capsys: pytest.CaptureF
 
 def read_colmap_cameras(model: Path) -> str:
     """The names of the camera models in a COLMAP model, each with a blank in front."""
-    import struct
-
-    from gns.utils.undistortion import MODELS
-
     content = (model / "cameras.bin").read_bytes()
     numbers = {found.number: name for name, found in MODELS.items()}
     return " " + numbers[struct.unpack_from("<i", content, 12)[0]]

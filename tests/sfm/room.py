@@ -35,8 +35,8 @@ def room_photo(camera: Camera) -> npt.NDArray[np.uint8]:
             distance = -camera.center[axis] / rays[:, :, axis]
             across = [camera.center[other] + distance * rays[:, :, other] for other in range(3) if other != axis]
         hit = (distance > 0) & (distance < nearest)
-        place = [np.nan_to_num(side * _TEXELS / _SIDE).astype(np.float32) for side in across]
-        seen = cv2.remap(_pattern(axis), *place, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        x, y = (np.nan_to_num(side * _TEXELS / _SIDE).astype(np.float32) for side in across)
+        seen = np.asarray(cv2.remap(_pattern(axis), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP))
         image[hit], nearest[hit] = seen[hit], distance[hit]
     small = image.reshape(camera.height, 2, camera.width, 2, 3).mean(axis=(1, 3))
     return np.asarray(np.clip(small, 0, 255), np.uint8)
