@@ -8,11 +8,12 @@ it ends, whatever becomes of the next one, and a table comes last:
 * `parity`       every kernel launch of whole iterations repeated on the CPU from the same input: names the kernel and
                  argument at fault; then pictures and gradients against the CPU backend
 * `determinism`  the same iterations twice, and with any foreseen number of instances: equal bits
-* `sanitizer`    compute-sanitizer's four tools on `smoke`, where it is installed
+* `sanitizer`    compute-sanitizer's four tools on `smoke`, where it is installed; hits in kernels of others are notes
 * `edge_cases`   nothing to draw, broken parameters, giants, stacks, very many tiles: against the CPU backend
 * `training`     200 iterations beside the CPU backend, then 2000 alone
 * `timing`       each stage and the whole iteration, 0.6 and 1.8 million Gaussians at 1.6 megapixels; memory
-* `gsplat`       the same Gaussians, camera, loss and optimiser work with gsplat, where it is installed
+* `gsplat`       the same Gaussians, camera, loss and optimiser work with gsplat, where it is installed and has its
+                 kernels or a toolkit to build them with
 * `photos`       a short run on photos (--scene), where they are there
 
 Exit status 1 if a block failed. A block whose tools are absent says so and counts as skipped.

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from gns.arguments import Config
 from gns.exports import export
+from gns.exports import load as _load_file
 from gns.gaussian_renderer import RenderOutput, render
 from gns.run_folder import RunFolder
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
-from gns.scene.ply import load_ply
 from gns.scene.readers import SceneOptions
 from gns.scene.readers import read_scene as _read_scene
 from gns.training import events
@@ -59,12 +59,12 @@ def _warn(text: str) -> None:
 
 
 def load(path: str | Path) -> Gaussians:
-    """The model in a PLY file, or the newest one in the output folder of a training.
+    """The model in a file that `save` can write, or the newest one in the output folder of a training.
 
     Raises UserError where there is none or it is damaged.
     """
     path = Path(path)
-    return RunFolder.open(path).load_model() if path.is_dir() else load_ply(path)
+    return RunFolder.open(path).load_model() if path.is_dir() else _load_file(path)
 
 
 def save(gaussians: Gaussians, path: str | Path) -> None:

@@ -10,14 +10,24 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gns import __version__
+from gns import __version__, other_trainers
 from gns.errors import UserError
-from gns.rules import DEFAULT_METHOD, METHODS, SCHEDULES, TEST_ITERATIONS, Rule, optimisation_of
+from gns.rules import (
+    DEFAULT_METHOD,
+    DEFAULT_PRESET,
+    METHODS,
+    PRESETS,
+    SCHEDULES,
+    TEST_ITERATIONS,
+    Refinements,
+    Rule,
+    optimisation_of,
+)
 from gns.utils.option_table import (
     build,
     check,
@@ -30,26 +40,29 @@ from gns.utils.option_table import (
     option_of,
     to_json,
 )
-from gns.utils.quantities import format_count, parse_count, parse_size
+from gns.utils.quantities import parse_count, parse_size
 from gns.utils.torchrun import place
 from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
-CONFIG_FORMAT = 2  # raise it when a field is added, removed or changes its meaning
+CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
+LARGEST_PORT = 2**16 - 1
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
 @dataclass(frozen=True)
-class FileSize:
-    """A budget given as the size of the model file, in bytes."""
+class Budget:
+    """A budget as it was typed: a number of Gaussians, or the size of the model file in bytes."""
 
-    size: int
+    text: str
+    count: int | None
+    size: int | None
 
 
-def _budget(text: str) -> int | FileSize:
+def _budget(text: str) -> Budget:
     size = parse_size(text)
-    return parse_count(text) if size is None else FileSize(size)
+    return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +131,8 @@ def _lengths() -> str:
 
 
 _FINAL_BUDGET = option(
-    "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB)",
+    "size of the finished model: a number of Gaussians (300000, 300k, 1.2M) or of bytes (20MB); "
+    "without it one is proposed, and told: a Gaussian for every 400 pixels of the photos",
     group="model",
     metavar="SIZE",
     convert=_budget,
@@ -129,11 +143,12 @@ _FINAL_BUDGET = option(
 class Config(MachineConfig):
     """What a training does, whatever the scene and wherever its results go.
 
-    `final_budget` counts Gaussians; it is None for a method that grows to what it needs. `rules` holds the options of
-    each of the method's rules by its name; those left out have their defaults. Raises UserError for what cannot be.
+    `final_budget` counts Gaussians; None stands for what the scene suggests (`gns.scene.suggestion`), and for a method
+    that grows to what it needs for no budget. `rules` holds the options of each of the method's rules by its name;
+    those left out have their defaults. Raises UserError for what cannot be.
     """
 
-    final_budget: int | None = field(metadata=_FINAL_BUDGET)
+    final_budget: int | None = field(default=None, metadata=_FINAL_BUDGET)
     sh_degree: int = field(
         default=3, metadata=option("degree of view-dependent colour, 0 to 3", group="model", at_least=0)
     )
@@ -161,6 +176,29 @@ class Config(MachineConfig):
         ),
     )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+    preset: str = field(
+        default=DEFAULT_PRESET,
+        metadata=option(
+            "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+            + "; the two options that follow go before it",
+            group="training",
+            choices=PRESETS.keys(),
+        ),
+    )
+    coarse_to_fine: bool | None = field(
+        default=None,
+        metadata=option("learn from photos of a quarter of their size first, then of half", group="training"),
+    )
+    position_rate: float | None = field(
+        default=None, metadata=option("times the method's step size of the positions", group="training")
+    )
+    exposure: bool = field(
+        default=False,
+        metadata=option(
+            "learn an exposure and white balance for each photo: for captures whose photos differ in them",
+            group="training",
+        ),
+    )
     test_iterations: tuple[int, ...] = field(
         default=TEST_ITERATIONS,
         metadata=option(
@@ -176,28 +214,40 @@ class Config(MachineConfig):
         MachineConfig.__post_init__(self)
         if self.sh_degree > 3:
             raise UserError(f"--sh-degree is {self.sh_degree}: it must be 0, 1, 2 or 3")
-        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule))
+        object.__setattr__(self, "iterations", run_length(self.iterations, self.method, self.schedule, self.preset))
+        for name, value in vars(PRESETS[self.preset].refinements).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.refinements.position_rate <= 0:
+            raise UserError(f"--position-rate is {self.position_rate}: it must be above 0")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:
                 raise UserError(f"--method {self.method} grows to what it needs: leave --final-budget out")
-        elif self.final_budget is None:
-            raise UserError(f"--final-budget is missing: {_FINAL_BUDGET['option'].help}")
-        elif self.final_budget < SMALLEST_BUDGET:
+        elif self.final_budget is not None and self.final_budget < SMALLEST_BUDGET:
             raise UserError(
                 f"--final-budget is {self.final_budget} Gaussians: a model needs at least {SMALLEST_BUDGET}"
             )
 
+    @property
+    def refinements(self) -> Refinements:
+        """What is done otherwise than published."""
+        return Refinements(**{field.name: getattr(self, field.name) for field in fields(Refinements)})
 
-def run_length(iterations: int, method: str, schedule: str) -> int:
-    """Training steps of a run: as asked for, or the schedule's own length for −1. Raises UserError."""
+
+def run_length(iterations: int, method: str, schedule: str, preset: str = DEFAULT_PRESET) -> int:
+    """Training steps of a run: as asked for, or for −1 what the preset makes of the schedule's own length.
+
+    Raises UserError.
+    """
     if schedule not in METHODS[method].schedules:
         raise UserError(
             f"--method {method} has no schedule {schedule}: {', '.join(METHODS[method].schedules)} is its own"
         )
     if iterations == 0:
         raise UserError("--iterations is 0: give at least 1, or leave it out for the schedule's own length")
-    return optimisation_of(method, schedule).iterations if iterations < 0 else iterations
+    natural = optimisation_of(method, schedule).iterations
+    return round(PRESETS[preset].length * natural) if iterations < 0 else iterations
 
 
 def _complete(rules: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -246,10 +296,20 @@ class TrainConfig(Config, SceneConfig):
             session=True,
         ),
     )
+    viewer: bool = field(
+        default=False,
+        metadata=option("show the model in the browser while it trains (extra: viewer)", group="viewer", session=True),
+    )
+    viewer_port: int = field(
+        default=8080,
+        metadata=option("of its server, which only this machine reaches", group="viewer", at_least=1, session=True),
+    )
 
     def __post_init__(self) -> None:
         SceneConfig.__post_init__(self)
         Config.__post_init__(self)
+        if self.viewer_port > LARGEST_PORT:
+            raise UserError(f"--viewer-port is {self.viewer_port}: it must be at most {LARGEST_PORT}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +332,13 @@ class MetricsConfig(MachineConfig):
 
     model_paths: tuple[Path, ...] = field(
         metadata=option("output folders with rendered test views", group="model", short="-m", metavar="MODEL")
+    )
+    fit_exposure: bool = field(
+        default=False,
+        metadata=option(
+            "score also the right halves of photos with colours fitted on the left ones; on for runs with --exposure",
+            group="model",
+        ),
     )
 
 
@@ -338,7 +405,12 @@ def parse_inspect(argv: Sequence[str], *, prog: str = "gns inspect") -> InspectC
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
     """The configuration that a command line of render.py asks for. Raises UserError."""
     description = "Render the training and held-out views of a trained model."
-    config: RenderConfig = build(RenderConfig, given_options([RenderConfig], argv, prog=prog, description=description))
+    config: RenderConfig = build(
+        RenderConfig,
+        given_options(
+            [RenderConfig], argv, prog=prog, description=description, without_foreign=_answering(other_trainers.RENDER)
+        ),
+    )
     return config
 
 
@@ -346,7 +418,14 @@ def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsCo
     """The configuration that a command line of metrics.py asks for. Raises UserError."""
     description = "Score rendered test views: PSNR, SSIM and LPIPS."
     config: MetricsConfig = build(
-        MetricsConfig, given_options([MetricsConfig], argv, prog=prog, description=description)
+        MetricsConfig,
+        given_options(
+            [MetricsConfig],
+            argv,
+            prog=prog,
+            description=description,
+            without_foreign=_answering(other_trainers.METRICS),
+        ),
     )
     return config
 
@@ -354,7 +433,16 @@ def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsCo
 def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
     """The configuration that a command line of test.py asks for. Raises UserError."""
     description = "Train, render and score every scene of budget.txt that is there, and print the tables."
-    config: SuiteConfig = build(SuiteConfig, given_options([SuiteConfig], argv, prog=prog, description=description))
+    config: SuiteConfig = build(
+        SuiteConfig,
+        given_options(
+            [SuiteConfig],
+            argv,
+            prog=prog,
+            description=description,
+            without_foreign=_answering(other_trainers.FULL_EVAL),
+        ),
+    )
     return config
 
 
@@ -370,28 +458,27 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
         sys.argv[1:] if argv is None else argv,
         prog=prog,
         description="Train a compact 3D Gaussian Splatting model of exactly the size you ask for.",
+        without_foreign=_answering(other_trainers.TRAIN),
     )
     given, of_rules = _parted(given)
-    if isinstance(budget := given.get("final_budget"), FileSize):
-        given["final_budget"] = _gaussians_that_fit(budget, given.get("sh_degree", 3))
+    budget: Budget | None = given.get("final_budget")
+    if budget is not None:
+        degree = given.get("sh_degree", 3)
+        given["final_budget"] = budget.count if budget.size is None else _gaussians_that_fit(budget.size, degree)
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
     check_choice("method", method, METHODS)
-    needed = {"source_path", "final_budget"} if METHODS[method].budgeted else {"source_path"}
-    if "model_path" not in given and needed <= set(given):
-        given["model_path"] = default_model_path(given["source_path"], given.get("final_budget"), method)
+    if "model_path" not in given and "source_path" in given:
+        given["model_path"] = default_model_path(given["source_path"], budget.text if budget else "", method)
     if given.get("resume"):
         if "model_path" not in given:
             raise UserError("--resume needs the folder of the run to continue: name it with -m")
         if (given["model_path"] / CONFIG_FILE).exists():
             return _resumed(given, of_rules)
-        if not needed <= set(given):
-            options = " and ".join(flag(name) for name in sorted(needed, reverse=True))
-            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give {options}")
-    if not METHODS[method].budgeted:
-        given.setdefault("final_budget", None)
-    # The folder's name needs the scene and the budget: with one of them missing, that is the option to ask for.
+        if "source_path" not in given:
+            raise UserError(f"there is no run to resume in {given['model_path']}: to start one there, give -s")
+    # The folder's name needs the scene: where that is missing, it is the option to ask for.
     rules = {rule.name: rule.Options(**of_rules.pop(rule.name, {})) for rule in METHODS[method].rules}
     _refuse_options_of_others(of_rules, method)
     config: TrainConfig = build(TrainConfig, {"model_path": Path(), "rules": rules, **given})
@@ -429,10 +516,10 @@ def _refuse_options_of_others(of_rules: Mapping[str, Mapping[str, Any]], method:
         )
 
 
-def default_model_path(source_path: Path, final_budget: int | None, method: str = DEFAULT_METHOD) -> Path:
-    """The output folder of a run whose command line names none, such as `output/garden-600k`."""
-    size = [] if final_budget is None else [format_count(final_budget)]
-    return Path("output") / "-".join([source_path.name, *size, *([] if method == DEFAULT_METHOD else [method])])
+def default_model_path(source_path: Path, budget: str = "", method: str = DEFAULT_METHOD) -> Path:
+    """The output folder of a run whose command line names none, such as `output/garden-600k`: the budget as typed."""
+    parts = [source_path.name, budget, "" if method == DEFAULT_METHOD else method]
+    return Path("output") / "-".join(filter(None, parts))
 
 
 def config_text(config: TrainConfig) -> str:
@@ -515,7 +602,18 @@ def _refuse_changes(given: Mapping[str, Any], stored: Any, model_path: Path) -> 
             )
 
 
-def _gaussians_that_fit(budget: FileSize, sh_degree: int) -> int:
+def _gaussians_that_fit(size: int, sh_degree: int) -> int:
     from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait for it
 
-    return gaussians_that_fit(budget.size, sh_degree)
+    return gaussians_that_fit(size, sh_degree)
+
+
+def _answering(answers: other_trainers.Answers) -> Callable[[Sequence[str], Collection[str]], list[str]]:
+    """What takes options of other trainers out of a command line, with a line for each."""
+
+    def without_foreign(argv: Sequence[str], known: Collection[str]) -> list[str]:
+        kept, notes = other_trainers.answered(argv, answers, known)
+        other_trainers.tell(notes, kept)
+        return kept
+
+    return without_foreign

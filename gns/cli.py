@@ -10,7 +10,7 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 
-from gns import __version__
+from gns import __version__, other_trainers
 from gns.errors import UserError, is_lack_of_memory
 from gns.utils.streams import escape_what_cannot_be_written
 
@@ -88,6 +88,28 @@ def make(argv: Sequence[str]) -> int:
     return run_make(parse_make(argv))
 
 
+def export(argv: Sequence[str]) -> int:
+    """Write a trained model as other programs read it, or as a page that shows it."""
+    from gns.commands.options import parse_export
+
+    config = parse_export(argv)
+    from gns.commands.export import export_model
+
+    export_model(config)
+    return 0
+
+
+def view(argv: Sequence[str]) -> int:
+    """Show a trained model in the browser."""
+    from gns.commands.options import parse_view
+
+    config = parse_view(argv)
+    from gns.commands.view import view_model
+
+    view_model(config)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "train": train,
     "render": render,
@@ -96,6 +118,8 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "convert": convert,
     "make": make,
+    "export": export,
+    "view": view,
 }
 
 
@@ -139,6 +163,8 @@ def _dispatch(argv: Sequence[str]) -> int:
     if name == "--version":
         print(f"gns {__version__}")
         return 0
+    if name.removesuffix(".py") in other_trainers.SCRIPTS:
+        raise UserError(other_trainers.SCRIPTS[name.removesuffix(".py")])
     nearest = difflib.get_close_matches(name, COMMANDS, n=1)
     raise UserError(
         f"unknown command {name}: " + (f"did you mean {nearest[0]}?" if nearest else f"choose {', '.join(COMMANDS)}")

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from gns.appearance.exposure import adjusted
+
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_C1 = 0.01**2
@@ -54,6 +56,42 @@ def ssim(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     luminance = (2 * mean_x * mean_y + _SSIM_C1) / (mean_x.square() + mean_y.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variance_x + variance_y + _SSIM_C2)
     return float(_mean(luminance * structure, mask))
+
+
+def fitted_halves(
+    image: Tensor, truth: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """The right halves of `image` and `truth` [3, H, W] and `mask` [H, W], the former in the colours of the latter.
+
+    None where no pixel of the right half counts.
+
+    A photo that was not learned from has an exposure and a white balance which no model can know. The affine colour
+    transform that brings the rendering nearest to the photo in the left half (least squares, over the pixels that
+    count) is applied to the right half, where it is scored: no pixel is scored that the fit has seen. So do 3DGS and
+    its successors with exposures that they train on the left halves.
+    """
+    middle = image.shape[2] // 2
+    if mask is not None and not mask[:, middle:].any():
+        return None
+    seen, wanted = image[:, :, :middle].flatten(1), truth[:, :, :middle].flatten(1)
+    if mask is not None:
+        counts = mask[:, :middle].flatten()
+        seen, wanted = seen[:, counts], wanted[:, counts]
+    transform = _colour_fit(seen.double(), wanted.double()).to(image.dtype)
+    right = adjusted(image[:, :, middle:], transform).clamp(0, 1)
+    return right, truth[:, :, middle:], None if mask is None else mask[:, middle:]
+
+
+def _colour_fit(seen: Tensor, wanted: Tensor) -> Tensor:
+    """[A | b], [3, 4], such that A · seen + b is nearest to wanted, [3, P] both.
+
+    A little weight on the identity decides where the pixels do not: a wall of one colour, or none that count.
+    """
+    identity = torch.eye(3, 4, dtype=seen.dtype, device=seen.device)
+    samples = torch.cat([seen, torch.ones_like(seen[:1])])
+    scatter = samples @ samples.T + 1e-3 * torch.eye(4, dtype=seen.dtype, device=seen.device)
+    fit: Tensor = torch.linalg.solve(scatter, samples @ (wanted - identity @ samples).T)
+    return identity + fit.T
 
 
 def blacked_out(image: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,10 +5,12 @@
     point_cloud/iteration_N/point_cloud.ply    the model after iteration N
     …/point_cloud.offset.json, input.offset.json    far from the origin: what the PLY file's positions lack
     point_cloud/iteration_N/model.json         its digest, by which a damaged one is noticed
+    point_cloud/iteration_N/exposure.json      of a run with --exposure: the colour transform [3, 4] of each photo
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
     {train,test}/ours_N/masks/*.png            white where pixels count, for photos that have a mask
+    {train,test}/ours_N/rendered.json          digests of the model and the views that these pictures are of
     results.json, per_view.json                scores
 
 Every file is replaced as a whole (`gns.utils.atomic_files`), so that a stop at any moment leaves the old one or the new
@@ -21,13 +23,16 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gns import __version__
 from gns.arguments import CONFIG_FILE, SceneConfig, TrainConfig, config_text, decisive_options, read_config
@@ -38,6 +43,7 @@ from gns.scene.ply import load_ply, save_ply, save_points
 from gns.scene.scene import Scene
 from gns.utils.atomic_files import atomic_file, cannot_write, write_text
 from gns.utils.folder_lock import locked
+from gns.utils.untrusted_json import parse_json
 
 CHECKPOINT_FORMAT = 2  # raise it when the content of a checkpoint changes its meaning
 _AUTOMATIC_CHECKPOINTS = 2  # the newest is what --resume takes; one more in case it is lost
@@ -106,20 +112,47 @@ class RunFolder:
         with locked(self.renders_path(split, iteration).parent, "*"):
             yield
 
+    def begin_renders(self, split: str, iteration: int, views_digest: str) -> None:
+        """Remove pictures of `split` that are not of the model after `iteration` as it is now and of these views.
+
+        By digests, since times of files mean nothing once a folder was copied or a clock was set.
+        """
+        folder = self.renders_path(split, iteration).parent
+        made_of = {"model": _sha256(self.model_path(iteration)), "views": views_digest}
+        if _read_json(folder / "rendered.json") != made_of:
+            for picture in folder.glob("*/*.png"):
+                picture.unlink(missing_ok=True)
+            write_text(folder / "rendered.json", json.dumps(made_of, indent=2) + "\n")
+
+    def rendered_model(self, split: str, iteration: str) -> str:
+        """SHA-256 of the model that the pictures in the folder `iteration` of `split` are of; "" where nobody knows."""
+        made_of = _read_json(self.path / split / iteration / "rendered.json")
+        return str(made_of.get("model", "")) if isinstance(made_of, dict) else ""
+
     # Models
 
     def model_path(self, iteration: int) -> Path:
         """Where the model after `iteration` lies."""
         return self.path / "point_cloud" / f"iteration_{iteration}" / "point_cloud.ply"
 
-    def save_model(self, gaussians: Gaussians, iteration: int) -> Path:
-        """Write the model and return its path. Raises UserError where that fails."""
+    def save_model(
+        self, gaussians: Gaussians, iteration: int, records: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Path:
+        """Write the model, and beside it `records`, each to the file NAME.json; returns the model's path.
+
+        Raises UserError where that fails.
+        """
         path = self.model_path(iteration)
-        save_ply(gaussians, path)
-        # A crash just here leaves the record of an older file, if any: of the same bits, since only a resumed run
-        # writes an iteration twice.
-        record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(path)}
-        write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+        for name, kept in (records or {}).items():
+            write_text(path.with_name(f"{name}.json"), json.dumps(kept, indent=2) + "\n")
+
+        def take_down(whole: Path) -> None:
+            record = {"iteration": iteration, "gaussians": len(gaussians), "sha256": _sha256(whole)}
+            write_text(self._record_path(iteration), json.dumps(record, indent=2) + "\n")
+
+        # The record first: a model that is there ends its run, and nobody comes back to write the record. A crash in
+        # between leaves it beside no model, or one of the same bits, since only a resumed run writes one twice.
+        save_ply(gaussians, path, take_down)
         return path
 
     def load_model(self, iteration: int | None = None) -> Gaussians:
@@ -136,14 +169,31 @@ class RunFolder:
 
     def model_digest(self, iteration: int) -> str:
         """SHA-256 of the model after `iteration` as it was written; "" where nothing says so, as other tools write."""
-        try:
-            record = json.loads(self._record_path(iteration).read_text(encoding="utf-8"))
-            return str(record["sha256"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return ""
+        record = _read_json(self._record_path(iteration))
+        return str(record.get("sha256", "")) if isinstance(record, dict) else ""
 
     def _record_path(self, iteration: int) -> Path:
         return self.model_path(iteration).with_name("model.json")
+
+    def exposures(self, iteration: int) -> dict[str, Tensor]:
+        """The colour transforms, [3, 4], that the model after `iteration` was trained with, by the photo's name.
+
+        None of them for a run without. Raises UserError where their file is damaged.
+        """
+        path = self.model_path(iteration).with_name("exposure.json")
+        if not path.exists():
+            return {}
+        try:
+            found = {name: torch.tensor(rows) for name, rows in parse_json(path.read_text(encoding="utf-8")).items()}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is damaged ({error}): restore it, or delete it to go without") from None
+        if any(transform.shape != (3, 4) or not transform.is_floating_point() for transform in found.values()):
+            raise UserError(f"{path} does not hold 3 × 4 matrices: restore it, or delete it to go without")
+        return found
+
+    def is_model(self, iteration: int, digest: str) -> bool:
+        """Whether the model after `iteration` is the one of this SHA-256."""
+        return self.model_path(iteration).is_file() and _sha256(self.model_path(iteration)) == digest
 
     def saved_iterations(self) -> list[int]:
         """The iterations whose model is saved, ascending."""
@@ -246,6 +296,21 @@ class RunFolder:
         write_text(self.path / "cameras.json", json.dumps(cameras))
         save_points(scene.points, self.path / "input.ply", scene.frame.offset)
 
+    def cameras(self) -> list[Camera]:
+        """The cameras in cameras.json, held-out ones first, with their principal points in the middle; [] without it.
+
+        Raises UserError where the file is damaged.
+        """
+        path = self.path / "cameras.json"
+        if not path.exists():
+            return []
+        try:
+            return [_camera_of(record) for record in parse_json(path.read_text(encoding="utf-8"))]
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no list of cameras ({error}): restore or delete it") from None
+
     # Log
 
     @property
@@ -256,21 +321,23 @@ class RunFolder:
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record. After a resume iterations may come twice: the later record holds."""
         try:
-            with self.log_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            with self.log_path.open("a+b") as file:
+                file.write(_end_of_cut_line(file) + json.dumps(record).encode() + b"\n")
         except OSError as error:
             raise UserError(cannot_write(self.log_path, error)) from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """All whole records, in the order they were written; a line that a crash cut short is left out."""
+        """All whole records, in the order they were written; a line that a crash cut short or spoilt is left out."""
         if not self.log_path.exists():
             return []
         records = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
 
     # Renders and scores
@@ -342,6 +409,22 @@ def _checkpoint_document(path: Path) -> dict[str, Any]:
     return document
 
 
+def _read_json(path: Path) -> Any:
+    """The value in a file that we have written; None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _end_of_cut_line(file: BinaryIO) -> bytes:
+    """What a file of lines needs before its next one: a crash may have cut the last one short."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return b""
+    file.seek(-1, os.SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
+
+
 def _sha256(path: Path) -> str:
     """Raises UserError where the file cannot be read."""
     digest = hashlib.sha256()
@@ -372,6 +455,16 @@ def _camera_record(index: int, camera: Camera) -> dict[str, Any]:
         "fy": camera.fy,
         "fx": camera.fx,
     }
+
+
+def _camera_of(record: Mapping[str, Any]) -> Camera:
+    """The camera that `_camera_record` noted, but for its principal point. Raises what its parts raise."""
+    width, height = int(record["width"]), int(record["height"])
+    pose = np.eye(4)
+    pose[:3, :3] = np.array(record["rotation"], dtype=np.float64).T
+    pose[:3, 3] = -pose[:3, :3] @ np.array(record["position"], dtype=np.float64)
+    focals = float(record["fx"]), float(record["fy"])
+    return Camera(width, height, *focals, width / 2, height / 2, pose, str(record["img_name"]))
 
 
 def _cfg_args_text(config: TrainConfig) -> str:

@@ -190,7 +190,6 @@ def test_bad_options_are_refused_in_one_sentence(extra: list[str], sentence: str
     ("words", "sentence"),
     [
         (["--final-budget", "15k"], "-s (--source-path) is missing"),
-        (["-s", "scene"], "--final-budget is missing"),
         ([], "-s (--source-path) is missing"),
     ],
 )
@@ -385,10 +384,10 @@ def test_resume_of_nothing_starts_a_run_where_it_is_told_which(tmp_path: Path, m
 
 
 def test_resume_of_nothing_is_refused_where_it_does_not_say_what_to_start(tmp_path: Path) -> None:
-    for options in ([], ["-s", "scene"], ["--final-budget", "15k"]):
-        with pytest.raises(UserError, match=r"there is no run to resume in .* give --source-path and --final-budget$"):
+    for options in ([], ["--final-budget", "15k"]):
+        with pytest.raises(UserError, match=r"there is no run to resume in .* give -s$"):
             parse_train(["-m", str(tmp_path), "--resume", *options])
-    with pytest.raises(UserError, match=r"give --source-path$"):
+    with pytest.raises(UserError, match=r"give -s$"):
         parse_train(["-m", str(tmp_path), "--resume", "--method", "3dgs"])
     with pytest.raises(UserError, match="--resume needs the folder"):
         parse_train(["--resume"])
@@ -516,9 +515,21 @@ def test_a_method_is_refused_what_it_does_not_have(words: list[str], sentence: s
     assert str(refusal.value) == sentence
 
 
-def test_a_budgeted_method_asks_for_its_budget() -> None:
-    with pytest.raises(UserError, match="--final-budget is missing: size of the finished model"):
-        Config(final_budget=None)
+def test_without_a_budget_the_scene_will_suggest_one(tmp_path: Path) -> None:
+    config = parse_train([*SCENE])
+    assert config.final_budget is None and config.model_path == Path("output/scene")
+    assert Config().final_budget is None
+    config = replace(config, model_path=tmp_path)
+    store(tmp_path, config)
+    assert read_config(tmp_path / CONFIG_FILE) == config
+
+
+@pytest.mark.parametrize("text", ["300000", "300k", "300_000", "1MB", "1 MB", "0.3M", "2.5MiB"])
+def test_the_folder_is_called_what_was_typed(text: str) -> None:
+    config = parse_train([*SCENE, "--final-budget", text])
+    assert config.model_path == Path("output/scene-" + text.replace(" ", ""))
+    config = parse_train([*SCENE, "--final-budget", text, "--method", "mcmc"])
+    assert config.model_path == Path(f"output/scene-{text.replace(' ', '')}-mcmc")
 
 
 # A configuration without a command line

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import gns.commands.render
 import gns.commands.test
@@ -126,9 +127,27 @@ def test_renders_of_an_older_model_are_drawn_again(model: RunFolder) -> None:
     png = model.renders_path("test", 20) / "00000.png"
     before = read_png(png)
     model.save_model(model.load_model(10), 20)
-    os.utime(png, (0, 0))
+    os.utime(png, (2e9, 2e9))  # newer than the model, by a clock that was wrong
     cli.run(cli.render, arguments)
     assert not torch.equal(read_png(png), before)
+
+
+def test_renders_go_with_their_scene_and_stay_where_only_times_differ(model: RunFolder, scene_folder: Path) -> None:
+    arguments = ["-m", str(model.path), "--skip_train", "--quiet"]
+    cli.run(cli.render, arguments)
+    png, stray = (model.renders_path("test", 20) / name for name in ("00000.png", "00007.png"))
+    png.write_bytes((model.renders_path("test", 20) / "00001.png").read_bytes())
+    os.utime(png, (0, 0))
+    before = png.read_bytes()
+    cli.run(cli.render, arguments)
+    assert png.read_bytes() == before  # not drawn again
+    stray.write_bytes(before)
+    photo = Image.open(scene_folder / "images" / "00.png")
+    photo.putpixel((0, 0), (1, 2, 3))
+    photo.save(scene_folder / "images" / "00.png")
+    cli.run(cli.render, arguments)
+    assert png.read_bytes() != before and not stray.exists()
+    assert read_png(model.truth_path("test", 20) / "00000.png")[0, 0].tolist() == [1, 2, 3]
 
 
 def test_render_finds_a_scene_that_has_moved(model: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +304,8 @@ class Commands:
             run.log({"iteration": 30, "seconds": 90})
             run.log({"iteration": 30, "seconds": 30})  # after a resume
         if command == "metrics":
-            results = {"ours_30": {"SSIM": 0.8, "PSNR": 20.0 + len(self.called), "LPIPS": None}}
+            digest = RunFolder.open(folder).model_digest(30)
+            results = {"ours_30": {"SSIM": 0.8, "PSNR": 20.0 + len(self.called), "LPIPS": None, "model_sha256": digest}}
             RunFolder.open(folder).results_path.write_text(json.dumps(results), encoding="utf-8")
 
 
@@ -371,7 +391,9 @@ def test_suite_goes_on_after_a_failure_and_says_so(
 
 def test_suite_scores_again_after_a_new_training(suite: SuiteConfig, commands: Commands) -> None:
     run_suite(suite)
-    os.utime(RunFolder.open(suite.output / "one-1k").results_path, (0, 0))
+    run = RunFolder.open(suite.output / "one-1k")
+    run.save_model(random_gaussians(1000, 0, seed=1), 30)
+    os.utime(run.results_path, (2e9, 2e9))  # newer than the model, by a clock that was wrong
     commands.called.clear()
     run_suite(suite)
     assert commands.called == [("render", "one-1k"), ("metrics", "one-1k")]

@@ -43,6 +43,8 @@ def _time_crowd(bench: Bench, count: int) -> Result:
         "peak gigabytes": peak / 1e9,
         "estimated gigabytes": training_bytes(count, 3, bench.size[0] * bench.size[1], bench.device) / 1e9,
     }
+    apart, _ = time_iteration(bench, camera, population, photo, in_backward=False)
+    result["iteration with a separate step of Adam"] = median(apart)
     plain, _ = time_iteration(bench, camera, population, photo, observed=False)
     result["iteration without screen gradients"] = median(plain)
     with mock.patch.object(judged(bench.device), "forecast", Room(0)):
@@ -53,7 +55,13 @@ def _time_crowd(bench: Bench, count: int) -> Result:
 
 
 def time_iteration(
-    bench: Bench, camera: Camera, population: Population, photo: Tensor, *, observed: bool = True
+    bench: Bench,
+    camera: Camera,
+    population: Population,
+    photo: Tensor,
+    *,
+    observed: bool = True,
+    in_backward: bool = True,
 ) -> tuple[list[float], list[float]]:
     """Times of render, loss, backward, statistics and Adam as training runs them, and of the host's share."""
     background = torch.zeros(3, device=bench.device)
@@ -63,6 +71,7 @@ def time_iteration(
 
     def iterate() -> None:
         start = time.perf_counter()
+        step = population.step_in_backward(still) if in_backward else None
         seen = render(
             camera,
             population.gaussians,
@@ -70,18 +79,20 @@ def time_iteration(
             screen_gradients=ScreenGradients(absolute=observed),
             accumulate=True,
             workspace=workspace,
+            step=step,
         )
         photometric_loss(seen.image, photo, workspace=workspace).backward()  # type: ignore[no-untyped-call]
         if observed:
             screen_gradients.observe(population, seen.abs_grad, seen.radii)
-        population.step(GROUPS, still)
+        if step is None:
+            population.step(GROUPS, still)
         host.append(1e3 * (time.perf_counter() - start))
 
     return milliseconds(bench.device, iterate, bench.rounds), host
 
 
 def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Tensor) -> Result:
-    gaussians = population.gaussians
+    gaussians, still = population.gaussians, dict.fromkeys(GROUPS, 0.0)
     parameters = tuple(planes_of(values) for _, values in gaussians.named_tensors())
     gradients = tuple(values.grad.movedim(0, -1) for _, values in gaussians.named_tensors() if values.grad is not None)
     image, alpha = (
@@ -108,7 +119,10 @@ def _time_stages(bench: Bench, camera: Camera, population: Population, photo: Te
             image, alpha, by_image, None, absolute=True
         ),
         "project_backward": lambda: rendering.project_backward(gradients, absolute, None),
-        "adam": lambda: population.step(GROUPS, dict.fromkeys(GROUPS, 0.0)),
+        "project_backward_step": lambda: rendering.project_backward_step(
+            population.step_in_backward(still), absolute, None
+        ),
+        "adam": lambda: population.step(GROUPS, still),
     }
     medians = {name: median(milliseconds(bench.device, body, bench.rounds)) for name, body in stages.items()}
     return {

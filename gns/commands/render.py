@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from gns.appearance.exposure import adjusted
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
 from gns.gaussian_renderer import render
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
+from gns.scene.digest import views_digest
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import say
 from gns.utils.png import to_eight_bit, write_png
@@ -22,7 +26,8 @@ from gns.utils.png import to_eight_bit, write_png
 def render_run(config: RenderConfig) -> None:
     """Render the training and held-out views of the model in `config.model_path`.
 
-    Views whose PNGs are there already, and newer than the model, are passed over: a stopped call goes on where it was.
+    Views whose PNGs are there already, of the same model and photos, are passed over: a stopped call goes on where it
+    was.
     Raises UserError where the folder, the model or the scene cannot be read, or the PNGs cannot be written.
     """
     run = RunFolder.open(config.model_path)
@@ -37,7 +42,8 @@ def render_run(config: RenderConfig) -> None:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+                exposures = run.exposures(iteration) if split == "train" else {}
+                _render_split(run, iteration, split, views, gaussians, scene, exposures, quiet=config.quiet)
 
 
 def scene_options(config: SceneConfig) -> SceneOptions:
@@ -57,20 +63,31 @@ def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet
 
 
 def _render_split(
-    run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
+    run: RunFolder,
+    iteration: int,
+    split: str,
+    views: list[View],
+    gaussians: Gaussians,
+    scene: Scene,
+    exposures: Mapping[str, Tensor],
+    *,
+    quiet: bool,
 ) -> None:
+    """The pictures of one split; a photo whose exposure was learned is imitated with it."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    finished_after = run.model_path(iteration).stat().st_mtime
+    run.begin_renders(split, iteration, views_digest(views, scene.background))
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
     for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
         name = f"{index:05d}.png"
-        _write_mask(masks / name, view)  # always: it may have been added or changed since
+        _write_mask(masks / name, view)
         # The render is written last, so its presence means that the pair is complete.
-        if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
+        if (renders / name).exists():
             continue
         with torch.no_grad():
             image = render(view.camera, gaussians, background).image
+        if (exposure := exposures.get(view.camera.name)) is not None:
+            image = adjusted(image, exposure.to(image.device))
         write_png(truths / name, view.image)
         write_png(renders / name, to_eight_bit(image).cpu())
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gns.arguments import SuiteConfig, default_model_path, parse_train
 from gns.commands import published
@@ -15,8 +15,9 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import count_rows
-from gns.utils.quantities import parse_count
+from gns.utils.quantities import format_count, parse_count
 from gns.utils.tables import Rows, as_csv, as_markdown, as_text
+from gns.utils.untrusted_json import parse_json
 
 _SMALL = 0.4  # the share of each budget in the paper's second table
 _SCENE_MARKS = ("sparse", "transforms_train.json", "transforms.json")
@@ -52,6 +53,8 @@ def read_budgets(path: Path) -> list[SuiteScene]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): name a list of scenes with --budgets") from None
+    except ValueError:
+        raise UserError(f"{path} is no text: name a list of scenes with --budgets") from None
     scenes = []
     for number, line in enumerate(lines, start=1):
         words = line.partition("#")[0].split()
@@ -103,7 +106,7 @@ def run_suite(config: SuiteConfig) -> int:
 def _run_scene(config: SuiteConfig, scene: SuiteScene, source_path: Path) -> SceneResult:
     """Bring one scene to its scores, doing only what is not done. Raises UserError where a step fails."""
     budget = round(scene.budget * _SMALL) if config.small else scene.budget
-    model_path = config.output / default_model_path(source_path, budget).name
+    model_path = config.output / default_model_path(source_path, format_count(budget)).name
     machine = ["--device", config.device, "--threads", str(config.threads), *(["--quiet"] if config.quiet else [])]
     training = [
         *("-s", str(source_path), "-m", str(model_path), "-i", scene.images),
@@ -123,22 +126,25 @@ def _run_scene(config: SuiteConfig, scene: SuiteScene, source_path: Path) -> Sce
 
 
 def _is_scored(run: RunFolder, iteration: int) -> bool:
-    """Whether results.json has scores for the model of `iteration`, and is newer than it."""
-    if not run.results_path.exists() or f"ours_{iteration}" not in _read_results(run):
+    """Whether results.json has scores for the model of `iteration` as it is now."""
+    if not run.results_path.exists() or f"ours_{iteration}" not in read_results(run):
         return False
-    return run.results_path.stat().st_mtime >= run.model_path(iteration).stat().st_mtime
+    return run.is_model(iteration, str(read_results(run)[f"ours_{iteration}"].get("model_sha256")))
 
 
-def _read_results(run: RunFolder) -> dict[str, dict[str, float | None]]:
+def read_results(run: RunFolder) -> dict[str, dict[str, Any]]:
+    """What metrics.py has written. Raises UserError where it is damaged."""
     try:
-        results: dict[str, dict[str, float | None]] = json.loads(run.results_path.read_text(encoding="utf-8"))
+        results = parse_json(run.results_path.read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{run.results_path} is no JSON file: delete it") from None
+        results = None
+    if not isinstance(results, dict) or not all(isinstance(scores, dict) for scores in results.values()):
+        raise UserError(f"{run.results_path} is damaged: delete it")
     return results
 
 
 def _read_result(run: RunFolder, iteration: int) -> SceneResult:
-    scores = _read_results(run)[f"ours_{iteration}"]
+    scores = read_results(run)[f"ours_{iteration}"]
     ssim, psnr = scores["SSIM"], scores["PSNR"]
     assert ssim is not None and psnr is not None  # only LPIPS can be absent
     return SceneResult(

@@ -15,13 +15,16 @@ from gns.commands.render import scene_options
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.run_folder import RunFolder, read_checkpoint
+from gns.scene import Scene
 from gns.scene.digest import scene_digest
 from gns.scene.inspection import doubts, sampled_sight, summary
 from gns.scene.readers import read_scene
+from gns.scene.suggestion import training_pixels
 from gns.team import Team, device_option, joined_team
-from gns.training.loop import train
+from gns.training.loop import train, with_budget
 from gns.utils.console import say, warn
 from gns.utils.torchrun import place
+from gns.viewer.window import check_port, viser_or_sentence
 
 
 def run_training(config: TrainConfig) -> int:
@@ -29,7 +32,10 @@ def run_training(config: TrainConfig) -> int:
 
     Under torchrun every process calls this, and they train together. Raises UserError.
     """
-    # Refuses, before anything is written, what cannot be trained on.
+    # Refuses, before anything is written, what cannot be trained on or shown.
+    if config.viewer:
+        viser_or_sentence()
+        check_port(config.viewer_port)
     device = pick_device(device_option(config.device, place()))
     with joined_team(device) as team:
         return _train_together(config if team.is_main else replace(config, quiet=True), team, device)
@@ -53,6 +59,10 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
     say(summary(scene, seen), config.quiet)
     for doubt in doubts(scene, seen):
         say(f"warning: {doubt}", config.quiet)
+    if config.final_budget is None and (config := with_budget(config, scene)).final_budget is not None:
+        say(_proposal(config.final_budget, scene), config.quiet)
+        if team.is_main:
+            run = RunFolder.create(run.path, config)  # config.json has the number from now on
     if team.is_main:
         run.scene_digest = scene_digest(scene)
     checkpoint = _checkpoint(config, run, team)
@@ -63,6 +73,14 @@ def _train_in(run: RunFolder, config: TrainConfig, team: Team, device: torch.dev
         say(f"{team.size} processes: each of {config.iterations:,} iterations takes {team.size} views", config.quiet)
     state = train(scene, config, resume_from=checkpoint, run=run if team.is_main else None, team=team, device=device)
     return 0 if state.iteration == config.iterations else STOPPED
+
+
+def _proposal(budget: int, scene: Scene) -> str:
+    pixels = training_pixels(scene.train) / 1e6
+    return (
+        f"no --final-budget given: training to {budget:,} Gaussians, a fraction of what {pixels:.1f} million pixels "
+        f"and {len(scene.points.positions):,} points suggest"
+    )
 
 
 def _checkpoint(config: TrainConfig, run: RunFolder, team: Team) -> Mapping[str, Any] | None:

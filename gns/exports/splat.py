@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gns.errors import UserError
+from gns.exports.packing import Columns, read_whole
 from gns.scene.gaussians import SH_C0, Gaussians
 from gns.utils.atomic_files import write_bytes
 
@@ -33,3 +35,20 @@ def save_splat(gaussians: Gaussians, path: Path) -> None:
         rows["rgba"] = (255 * rgba[order]).round().byte().cpu()
         rows["rotation"] = (128 * quats[order] + 128).round().clamp(0, 255).byte().cpu()
     write_bytes(path, rows.tobytes())
+
+
+def load_splat(path: Path) -> Gaussians:
+    """Read such a file as a model of SH degree 0. Raises UserError where it is missing or cut short."""
+    content = read_whole(path)
+    if len(content) % ROW.itemsize:
+        raise UserError(f"{path} is cut short or no .splat file: its rows have {ROW.itemsize} bytes")
+    rows = np.frombuffer(content, ROW)
+    rgba = rows["rgba"].astype(np.float32) / 255
+    return Columns(
+        means=rows["position"],
+        log_scales=np.log(np.maximum(rows["scale"], 1e-30)),
+        quats=(rows["rotation"].astype(np.float32) - np.float32(128)) / np.float32(128),
+        opacities=rgba[:, 3].clip(1 / 255, 254 / 255),
+        sh_dc=(rgba[:, :3] - 0.5) / np.float32(SH_C0),
+        sh_rest=np.zeros((len(rows), 0, 3), np.float32),
+    ).gaussians()

@@ -13,6 +13,7 @@ from torch import Tensor
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.backends.protocol import (
     Backend,
+    BackwardStep,
     Planes,
     RenderGradients,
     RenderInputs,
@@ -34,6 +35,7 @@ def render(
     screen_gradients: ScreenGradients = ABSOLUTE,
     accumulate: bool = False,
     workspace: Workspace | None = None,
+    step: BackwardStep | None = None,
 ) -> RenderOutput:
     """Render one view by 3D Gaussian splatting (Kerbl et al. 2023), differentiable in every parameter of `gaussians`.
 
@@ -49,6 +51,8 @@ def render(
         accumulate: the backward pass adds the gradient of each parameter that is a leaf straight into its `.grad`,
             which must exist and be stored as planes (`gns.scene.gaussians.as_planes`), instead of handing autograd a
             fresh tensor. Same numbers; no allocation. A parameter that was computed from others gets a fresh one.
+        step: the backward pass lets Adam spend the gradients at once, in place of accumulating them. `gaussians` must
+            be the parameters of its groups, whose `.grad` is not looked at.
         workspace: memory for the results, which the next rendering with the same workspace overwrites; default: fresh.
 
     Returns:
@@ -57,7 +61,8 @@ def render(
     Raises:
         TypeError: a dtype that the device does not render in, or parameters of different dtypes.
         ValueError: parameters, background or edges of the wrong shape or on different devices, a device without a
-            renderer, a degree that the coefficients do not hold, or no gradient to `accumulate` in.
+            renderer, a degree that the coefficients do not hold, no gradient to `accumulate` in, or a `step`
+            of other parameters or where the backend takes none.
         UserError: image or Gaussians are too large for the GPU's kernels.
 
     Two calls with the same input give the same bits, forward and backward, whatever the number of threads.
@@ -75,7 +80,8 @@ def render(
         take=take,
         radii=take("radii", (count,), like.dtype),
         importance=None if edges is None else take("importance", (count,), like.dtype),
-        in_place=_planes_to_add_to(gaussians) if accumulate else (None,) * len(GROUPS),
+        in_place=_planes_to_add_to(gaussians) if accumulate and step is None else (None,) * len(GROUPS),
+        step=None if step is None else _checked(step, gaussians, backend),
         abs_mean2d=take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients.absolute else None,
         mean2d=take("signed_grad", (2, count), like.dtype).zero_() if screen_gradients.signed else None,
     )
@@ -123,6 +129,7 @@ class _Request:
     in_place: tuple[Tensor | None, ...]  # by group, the planes that its gradient is added to; None for fresh ones
     abs_mean2d: Tensor | None
     mean2d: Tensor | None
+    step: BackwardStep | None
 
 
 class _Render(torch.autograd.Function):
@@ -145,7 +152,7 @@ class _Render(torch.autograd.Function):
         request: _Request = ctx.request
         if by_image is None and by_alpha is None:
             return (None,) * (1 + len(parameters))
-        wanted = ctx.needs_input_grad[1:]
+        wanted = ctx.needs_input_grad[1:] if request.step is None else ()
         gradients = tuple(map(_gradient_planes, GROUPS, parameters, wanted, request.in_place, repeat(request.take)))
         ctx.rendering.backward(
             image.detach(),
@@ -156,8 +163,11 @@ class _Render(torch.autograd.Function):
                 parameters=gradients,
                 abs_mean2d=request.abs_mean2d,
                 mean2d=request.mean2d,
+                step=request.step,
             ),
         )
+        if request.step is not None:
+            return (None,) * (1 + len(parameters))
         handed_on = (
             gradient.movedim(-1, 0) if asked and there is None else None
             for gradient, asked, there in zip(gradients, wanted, request.in_place, strict=True)
@@ -202,6 +212,19 @@ def _planes_to_add_to(gaussians: Gaussians) -> tuple[Tensor | None, ...]:
             raise ValueError(f"accumulate=True adds to {name}.grad, which must exist and be stored as planes")
         found.append(planes)
     return tuple(found)
+
+
+def _checked(step: BackwardStep, gaussians: Gaussians, backend: Backend) -> BackwardStep:
+    """The step. Raises ValueError where it is not of these Gaussians, or the backend takes none."""
+    if not backend.steps_in_backward:
+        raise ValueError(f"the backward pass takes no step of Adam on {backend.description}")
+    parameters = [values for _, values in gaussians.named_tensors()]
+    stepped = [group.tensors.parameter for group in step.groups]
+    if len(stepped) != len(parameters) or any(a is not b for a, b in zip(stepped, parameters, strict=True)):
+        raise ValueError("a step in the backward pass is one of the very parameters that are drawn")
+    if any(group.merged != 1 or group.step < 1 for group in step.groups):
+        raise ValueError("a step in the backward pass stands for itself alone, and steps count from 1")
+    return step
 
 
 # ---- the boundary: what is checked once, so that no backend has to ---------------------------------------------------

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gns.gaussian_renderer.backends import backend_of
-from gns.gaussian_renderer.backends.protocol import AdamGroup, AdamTensors
+from gns.gaussian_renderer.backends.protocol import AdamGroup, AdamTensors, BackwardStep
 
-__all__ = ["BETA1", "BETA2", "EPSILON", "AdamGroup", "AdamTensors", "adam_step"]
+__all__ = ["BETA1", "BETA2", "EPSILON", "AdamGroup", "AdamTensors", "BackwardStep", "adam_step"]
 
 BETA1 = 0.9
 BETA2 = 0.999

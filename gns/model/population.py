@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gns.errors import UserError
-from gns.model.adam import AdamGroup, AdamTensors, adam_step
+from gns.model.adam import BETA1, BETA2, EPSILON, AdamGroup, AdamTensors, BackwardStep, adam_step
 from gns.scene import Gaussians
 from gns.scene.gaussians import GROUPS, as_planes
 from gns.utils.workspace import Workspace
@@ -155,6 +155,7 @@ class Population:
             else:
                 self._groups[extra.name] = _Group.begin(rows)
         self._scratch = Workspace(gaussians.means.device)
+        self.gradients_are_zero = True  # as far as is known: whoever lets some grow must say so
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
@@ -259,6 +260,20 @@ class Population:
             group.steps += times
             due.append(AdamGroup(group.tensors, rates[name], group.steps, times))
         adam_step(due)
+        if len(due) == len(self._groups):
+            self.gradients_are_zero = True
+
+    def step_in_backward(self, rates: Mapping[str, float]) -> BackwardStep:
+        """The next step of the six groups that are drawn, counted here, for the backward pass of a rendering to take.
+
+        Their gradients must be zero, and stay so. Trained extras are left to `step`.
+        """
+        due = []
+        for name in GROUPS:
+            group = self._groups[name]
+            group.steps += 1
+            due.append(AdamGroup(group.tensors, rates[name], group.steps))
+        return BackwardStep(tuple(due), BETA1, BETA2, EPSILON)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above as plain tensors and integers. The tensors are the live ones: save them before going on."""
@@ -286,4 +301,5 @@ class Population:
             group.load_state_dict(groups[name])
         for name, statistic in population._statistics.items():
             statistic.copy_(statistics[name])
+        population.gradients_are_zero = not any(bool(group.gradient.any()) for group in population._groups.values())
         return population

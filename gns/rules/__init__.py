@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gns.rules import adaptive_density, gns, improved_gs, mcmc, one_shot
+from gns.rules import adaptive_density, gns, improved_gs, learned_mask, mcmc, one_shot
 from gns.rules.base import Method, Plan, Rule, Run
 from gns.rules.optimisation import Optimisation
+from gns.rules.presets import DEFAULT_PRESET, PRESETS, PUBLISHED, Refinements
 
 if TYPE_CHECKING:
     from gns.scene import View
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_METHOD",
+    "DEFAULT_PRESET",
     "METHODS",
+    "PRESETS",
     "SCHEDULES",
     "TEST_ITERATIONS",
     "Method",
     "Plan",
+    "Refinements",
     "Rule",
     "Run",
     "optimisation_of",
@@ -37,6 +41,7 @@ METHODS: dict[str, Method] = {
     "improved-gs": improved_gs.METHOD,
     "oneshot-opacity": one_shot.BY_OPACITY,
     "oneshot-contribution": one_shot.BY_CONTRIBUTION,
+    "learned-mask": learned_mask.METHOD,
 }
 
 DEFAULT_METHOD, *_ = METHODS
@@ -64,9 +69,13 @@ def plan_of(
     background: tuple[float, float, float],
     views: Sequence[View],
     team: Team,
+    refinements: Refinements = PUBLISHED,
 ) -> Plan:
-    """The rules of a method for one run. `options` are those of each rule, by its name; see `Run` for the rest."""
-    optimisation = optimisation_of(method, schedule, iterations)
+    """The rules of a method for one run. `options` are those of each rule, by its name; see `Run` for the rest.
+
+    `refinements` change the optimiser's calendar for all of them.
+    """
+    optimisation = refinements.applied(optimisation_of(method, schedule, iterations))
     factor = iterations / optimisation_of(method, schedule).iterations
     run = Run(budget, extent, background, views, optimisation, team)
     pairs = zip(METHODS[method].rules, METHODS[method].schedules[schedule].rules, strict=True)

@@ -109,16 +109,22 @@ class AdaptiveDensity(Rule[DensityState]):
         screen_gradients.observe(population, output.signed_grad, output.radii)
         return state
 
+    def leaves_alone(self, state: DensityState, population: model.Population, it: int) -> bool:
+        return it not in self.calendar.densify and not self._resets_opacities(it)
+
     def edit(self, state: DensityState, population: model.Population, it: int, chance: Chance) -> DensityState:
         calendar = self.calendar
         if it in calendar.densify:
             self.densify(population, chance["split"])
             population.keep(self.prune_mask(population.gaussians, it))
             screen_gradients.restart(population)
-        is_white = self.run.background == (1.0, 1.0, 1.0)
-        if it in calendar.opacity_resets or (is_white and it == calendar.white_reset):
+        if self._resets_opacities(it):
             population.reset_opacities(calendar.reset_opacity)
         return state
+
+    def _resets_opacities(self, it: int) -> bool:
+        is_white = self.run.background == (1.0, 1.0, 1.0)
+        return it in self.calendar.opacity_resets or (is_white and it == self.calendar.white_reset)
 
     def densify(self, population: model.Population, generator: torch.Generator) -> None:
         """Clone and split all whose mean screen gradient reaches the threshold."""

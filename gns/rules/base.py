@@ -40,7 +40,7 @@ class Run:
     budget: int  # B, the number of Gaussians asked for; 0 where the method takes none
     extent: float  # of the scene, in world units
     background: tuple[float, float, float]  # RGB in [0, 1] behind the scene
-    views: Sequence[View]  # the training views, pixels on the device that trains
+    views: Sequence[View]  # the training views as large as they are at the moment, pixels on the device that trains
     optimisation: Optimisation  # scaled to the run's length
     team: Team  # the processes that train together
 
@@ -107,6 +107,14 @@ class Rule(Generic[S]):
     def observe(self, state: S, population: Population, output: RenderOutput, it: int) -> S:
         """Take statistics of what was rendered, after the backward pass. Extras may be added to, in place."""
         return state
+
+    def leaves_alone(self, state: S, population: Population, it: int) -> bool:
+        """Whether `observe` and `edit` will neither read nor change parameters at `it`, nor change a learning rate.
+
+        Where all rules say so, a GPU steps in the backward pass already, before they are called: same result, half as
+        many bytes. Asked after `prepare`.
+        """
+        return False
 
     def edit(self, state: S, population: Population, it: int, chance: Chance) -> S:
         """Births and deaths at the end of `it`, before the optimiser's step. `chance` has a generator per source."""

@@ -79,6 +79,12 @@ class GrowthCalendar(Calendar):
         """The growth whose statistics are being gathered at `it`."""
         return next((growth for growth in self.growths if it in growth.observe), None)
 
+    def acts(self, it: int) -> bool:
+        """Whether parameters or rows change at `it`."""
+        growth = self.growth(it)
+        events = (self.early_cleanup, *self.recovery_prunes, *self.opacity_resets)
+        return it in events or (growth is not None and it in growth.densify)
+
     def surveys_all_views(self, it: int) -> bool:
         """Whether the densify event of `it` is the first at or after one of `full_surveys`.
 
@@ -161,6 +167,9 @@ class EdgeGrowth(Rule[GrowthState]):
     ) -> GrowthState:
         screen_gradients.observe(population, output.abs_grad, output.radii)
         return state
+
+    def leaves_alone(self, state: GrowthState, population: model.Population, it: int) -> bool:
+        return not self.calendar.acts(it)
 
     def edit(self, state: GrowthState, population: model.Population, it: int, chance: Chance) -> GrowthState:
         calendar = self.calendar

@@ -103,6 +103,9 @@ class Relocation(Rule[RelocationState]):
         by_opacity = self.options.opacity_reg * gaussians.opacities.mean()
         return by_opacity + self.options.scale_reg * gaussians.log_scales.exp().mean()
 
+    def leaves_alone(self, state: RelocationState, population: model.Population, it: int) -> bool:
+        return it not in self.calendar.relocate
+
     def edit(self, state: RelocationState, population: model.Population, it: int, chance: Chance) -> RelocationState:
         if it in self.calendar.relocate:
             self.relocate(population, chance["relocation"])

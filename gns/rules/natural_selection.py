@@ -225,6 +225,12 @@ class NaturalSelection(Rule[SelectionState]):
             weight = weight.detach()
         return state.rate * ((opacity_logits + LOGIT_SHIFT) / weight).mean().square()
 
+    def leaves_alone(self, state: SelectionState, population: Population, it: int) -> bool:
+        phase = self.calendar.phase(it)
+        if phase is None or state.finished_at is not None:
+            return True
+        return it not in phase.prune_at and not self.is_over(len(population), phase, it)
+
     def edit(self, state: SelectionState, population: Population, it: int, chance: Chance) -> SelectionState:
         """Prune what has faded and, where selection ends, make the final cut."""
         phase = self.calendar.phase(it)

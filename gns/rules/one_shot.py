@@ -54,6 +54,9 @@ class OneShot(Rule[CutState]):
     def begin(self) -> CutState:
         return CutState()
 
+    def leaves_alone(self, state: CutState, population: Population, it: int) -> bool:
+        return it != self.calendar.cut
+
     def edit(self, state: CutState, population: Population, it: int, chance: Chance) -> CutState:
         if it != self.calendar.cut:
             return state

@@ -18,6 +18,14 @@ class StepPeriod(Calendar):
 
 
 @dataclass(frozen=True)
+class PhotoSize(Calendar):
+    """How many times smaller each side of a photo is, up to and including iteration `last`."""
+
+    last: Date
+    divisor: float
+
+
+@dataclass(frozen=True)
 class LearningRates:
     """Adam's step sizes by parameter group. Those of the means are in units of the scene extent and fall log-linearly
     over the run."""
@@ -42,6 +50,11 @@ class Optimisation(Calendar):
     sh_degree_interval: Interval  # the spherical-harmonic degree rises by one every so many iterations
     step_periods: tuple[StepPeriod, ...]
     rates: LearningRates
+    photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
+
+    def photo_divisor(self, it: int) -> float:
+        """How many times smaller each side of a photo is at `it`."""
+        return next((size.divisor for size in self.photo_sizes if it <= size.last), 1.0)
 
     def sh_degree(self, it: int) -> int:
         """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from gns.scene.scene import Scene
+from gns.scene.view import View
 
 
 def scene_digest(scene: Scene) -> str:
@@ -14,8 +16,13 @@ def scene_digest(scene: Scene) -> str:
 
     The initial points are left out: after the first iteration nothing reads them. About a second a gigabyte of pixels.
     """
-    digest = hashlib.sha256(np.array([scene.extent, *scene.background], "<f8").tobytes())
-    for view in scene.train:
+    return views_digest(scene.train, [scene.extent, *scene.background])
+
+
+def views_digest(views: Iterable[View], numbers: Sequence[float] = ()) -> str:
+    """SHA-256 of `numbers` and of the views in their order: cameras, pixels and masks."""
+    digest = hashlib.sha256(np.array(numbers, "<f8").tobytes())
+    for view in views:
         camera = view.camera
         digest.update(f"{camera.name}\0{camera.width}\0{camera.height}\0{view.mask is not None}\0".encode())
         digest.update(np.array([camera.fx, camera.fy, camera.cx, camera.cy], "<f8").tobytes())

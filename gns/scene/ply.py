@@ -7,7 +7,7 @@ is a comment in the header and, for the file `a.ply`, in `a.offset.json`: {"offs
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ _LARGEST = 1e15  # its square, and sums of such, still fit float32
 _REST_COEFFICIENTS = {3 * ((degree + 1) ** 2 - 1): (degree + 1) ** 2 - 1 for degree in range(4)}  # 0, 9, 24, 45
 
 
-def save_ply(gaussians: Gaussians, path: Path) -> None:
+def save_ply(gaussians: Gaussians, path: Path, before: Callable[[Path], object] = lambda whole: None) -> None:
     """Write the raw parameters as binary little-endian float32, atomically.
 
     Columns: x y z nx ny nz f_dc_0..2 f_rest_0..3K−1 opacity scale_0..2 rot_0..3. Normals are 0, opacity is the logit,
     scale the natural logarithm, rot (w, x, y, z) as it is stored, and f_rest runs through the coefficients of red, then
-    of green, then of blue. A model with a frame has it in a comment. Raises UserError where a value is not finite or
-    `path` cannot be written.
+    of green, then of blue. A model with a frame has it in a comment. `before` is called with the whole file before it
+    takes its place. Raises UserError where a value is not finite or `path` cannot be written.
     """
     gaussians, offset = gaussians.for_float32()
     columns = _columns(gaussians.sh_rest.shape[1])
@@ -57,7 +57,7 @@ def save_ply(gaussians: Gaussians, path: Path) -> None:
     table = np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count)
     frame = gaussians.frame
     comments = [] if frame == WORLD else [_comment("frame", *frame.offset, frame.scale)]
-    _write_relative(path, table, offset, comments)
+    _write_relative(path, table, offset, comments, before)
 
 
 def load_ply(path: Path) -> Gaussians:
@@ -132,14 +132,20 @@ def offset_path(path: Path) -> Path:
     return path.with_suffix(".offset.json")
 
 
-def _write_relative(path: Path, table: Table, offset: tuple[float, float, float], comments: Sequence[str] = ()) -> None:
+def _write_relative(
+    path: Path,
+    table: Table,
+    offset: tuple[float, float, float],
+    comments: Sequence[str] = (),
+    before: Callable[[Path], object] = lambda whole: None,
+) -> None:
     """Write a table whose positions lack `offset`, and note that."""
     if offset == WORLD.offset:
         offset_path(path).unlink(missing_ok=True)
-        write_table(path, table, comments)
+        write_table(path, table, comments, before)
     else:
         write_text(offset_path(path), json.dumps({"offset": offset}) + "\n")
-        write_table(path, table, [_comment("offset", *offset), *comments])
+        write_table(path, table, [_comment("offset", *offset), *comments], before)
 
 
 def _comment(word: str, *numbers: float) -> str:

@@ -40,6 +40,9 @@ class ColourGain:
             self.gains -= self._rate * gradient
             gradient.zero_()
 
+    def record(self) -> None:
+        """Nothing is kept beside the model."""
+
     def state_dict(self) -> dict[str, Any]:
         """The gains, and what is left of their gradient."""
         return {"gains": self.gains.detach(), "gradient": self.gains.grad}

@@ -31,7 +31,9 @@ extern "C" char __start_gns_shared[], __stop_gns_shared[];
 
 struct dim3 { unsigned x = 1, y = 1, z = 1; };
 struct int2 { int x, y; };
+struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }

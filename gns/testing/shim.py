@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from gns.gaussian_renderer.backends.kernel_arguments import Converted, converted
 from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCES, Launchable
-from gns.testing.kernel_arguments import check_arguments
 
 FLAGS = ("-std=c++20", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")
@@ -61,15 +61,14 @@ class ShimLauncher:
         return text.decode()
 
     def launch(self, name: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Launchable]) -> None:
-        """Run one kernel to its end. Raises ShimError, and TypeError for arguments that are not the kernel's."""
+        """Run one kernel to its end. Raises ShimError, and what `converted` raises for arguments that do not fit."""
         kernel = KERNELS[name]
-        check_arguments(kernel, arguments)
+        values = [_as_c(value) for value in converted(kernel, arguments, torch.device("cpu"))]
         if tuple(block) != kernel.block:
             raise TypeError(f"{name} runs in blocks of {kernel.block}, not {tuple(block)}")
         if 0 in grid:
             raise ShimError(f"{name}: a grid of {tuple(grid)} blocks is none")
         self.launches.append(name)
-        values = [_as_c(value, wanted.dtype) for value, wanted in zip(arguments, kernel.arguments, strict=True)]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (tuple(grid), tuple(block))]
         message = self._library.shim_launch(self._numbers[name], *sizes, pointers, int(self._backwards))
@@ -77,12 +76,10 @@ class ShimLauncher:
             raise ShimError(f"{name}: {message.decode()}")
 
 
-def _as_c(value: Launchable, dtype: torch.dtype) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int32:
-    if value is None:
-        return ctypes.c_void_p(None)
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_float(value) if dtype == torch.float32 else ctypes.c_int32(int(value))
+def _as_c(value: Converted) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int32:
+    if isinstance(value, np.float32):
+        return ctypes.c_float(float(value))
+    return ctypes.c_int32(int(value)) if isinstance(value, np.int32) else ctypes.c_void_p(value)
 
 
 def _device_files() -> list[Path]:

@@ -35,6 +35,12 @@ class Event:
         return self._state.gaussians
 
     @property
+    def records(self) -> dict[str, Mapping[str, Any]]:
+        """What the parts of the run keep beside the model (`gns.training.parts`), by their names."""
+        found = {name: part.record() for name, part in self._state.parts.items()}
+        return {name: record for name, record in found.items() if record is not None}
+
+    @property
     def count(self) -> int:
         """The number of Gaussians at this moment."""
         return len(self._state.population)
@@ -69,6 +75,7 @@ class HeldOutScored(Event):
     psnr: float  # mean over the photos, in dB
     views: int
     masked: int = 0  # of them have a mask: only their pixels that count were compared
+    fitted: float | None = None  # mean over their right halves, with colours fitted on the left ones (`gns.metrics`)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,6 +122,14 @@ class Listener:
 
     def hear(self, event: Event) -> Iterable[Event]:
         """Take note of what happened, and return what that led to: events that all listeners then hear."""
+        return ()
+
+    def keep(self, moment: IterationEnded) -> Iterable[Event]:
+        """Write what a run is taken up from again, and return what that led to.
+
+        Called when all listeners have heard of this moment and of what that led to: a process that dies on the way
+        comes to this moment again, and one that dies later has lost nothing of it.
+        """
         return ()
 
     def due(self, moment: IterationEnded) -> bool:

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from gns.appearance.exposure import Exposure
 from gns.arguments import Config, TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, render
+from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.losses import Loss, photometric_loss
-from gns.rules import Plan, optimisation_of, plan_of
+from gns.model.adam import BackwardStep
+from gns.model.population import Population
+from gns.rules import METHODS, Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
-from gns.scene import Scene, View
+from gns.scene import Gaussians, Scene, View
+from gns.scene.gaussians import GROUPS
+from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
 from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop
 from gns.training.memory import room_for_photos, shortage_explained, training_bytes, views_on
 from gns.training.parts import Part
 from gns.training.recorder import Recorder
+from gns.training.scaled_views import ScaledViews
 from gns.training.state import TrainState
 from gns.utils.workspace import Workspace
 
 AddLoss = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of all processes' views, own photometric loss
+
+C = TypeVar("C", bound=Config)
 
 CPU = torch.device("cpu")
 
@@ -49,11 +59,13 @@ class Trainer:
     ) -> None:
         """`views` are those of `scene.local().train` with their pixels on `device`; default: as they are.
 
-        All training is in the coordinates of the scene's frame.
+        Where they are no `ScaledViews` they become such, since photos may be reduced at first. All training is in the
+        coordinates of the scene's frame.
         """
         self.config, self.scene, self.team, self.device = config, scene.local(), team, device
         self._frame = scene.frame
-        self.views = self.scene.train if views is None else views
+        views = self.scene.train if views is None else views
+        self.views = views if isinstance(views, ScaledViews) else ScaledViews(views)
         self.plan = _plan(config, self.scene, team, self.views)
         # The run that a team imitates: that of one process which sees as many views.
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
@@ -92,34 +104,45 @@ class Trainer:
         Raises UserError where no Gaussian is left or another process is lost.
         """
         it, rules, memory = state.iteration + 1, self.plan.rules, state.rules
+        self.views.use(self.plan.optimisation.photo_divisor(it))
         for rule in rules:
             memory[rule.name] = rule.prepare(memory[rule.name], state.population, it)
-        self._learn(state, it, add_loss)
+        stepped = self._learn(state, it, add_loss)
         for rule in rules:
             memory[rule.name] = rule.edit(memory[rule.name], state.population, it, state.generators)
-        self._step(state, it)
+        if not stepped:
+            self._step(state, it)
+        for part in state.parts.values():
+            part.step(it)
         for rule in rules:
             memory[rule.name] = rule.stepped(memory[rule.name], state.population, it, state.generators)
         state.iteration = it
 
-    def _learn(self, state: TrainState, it: int, add_loss: AddLoss | None) -> None:
+    def _learn(self, state: TrainState, it: int, add_loss: AddLoss | None) -> bool:
         """Look at one view: add its gradients, and where rules ask for them its statistics.
 
-        When this returns nothing holds on to the rendering any more: its memory may be released.
+        Returns whether the optimiser has stepped on the way. When this returns nothing holds on to the rendering any
+        more: its memory may be released.
         """
         population, rules, memory = state.population, self.plan.rules, state.rules
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
         view = self.views[own]
+        gaussians, step = state.rendered(), None
+        if self._steps_in_backward(state, gaussians, it):
+            step = population.step_in_backward(self._rates(state, it))
+        else:
+            population.gradients_are_zero = False
         observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it)) is not None]
         output = render(
             view.camera,
-            state.rendered(),
+            gaussians,
             self._background,
             sh_degree=min(self.plan.optimisation.sh_degree(it), population.gaussians.sh_degree),
             screen_gradients=reduce(or_, (wanted for _, wanted in observers), ScreenGradients()),
             accumulate=True,
             workspace=self._workspace,
+            step=step,
         )
         image = output.image
         for part in state.parts.values():
@@ -130,12 +153,34 @@ class Trainer:
         for further in self._losses:
             loss = loss + further(output, view)
         penalties = [rule.penalty(memory[rule.name], population, it) for rule in rules]
-        if self.team.is_main:  # the sum over the views carries them once, as it would on one process
+        if step is not None:
+            _hand_over(penalties, population, step)
+        elif self.team.is_main:  # the sum over the views carries them once, as it would on one process
             loss = sum((penalty for penalty in penalties if penalty is not None), start=loss)
         with self.team.summing(self._sums(state, statistics=bool(observers))):
             loss.backward()  # type: ignore[no-untyped-call]
             for rule, _ in observers:
                 memory[rule.name] = rule.observe(memory[rule.name], population, output, it)
+        return step is not None
+
+    def _steps_in_backward(self, state: TrainState, gaussians: Gaussians, it: int) -> bool:
+        """Whether the optimiser may step as soon as the renderer has the gradients of `it`, with the same result.
+
+        There is then nothing to sum them with, the `gaussians` to draw are the parameters themselves, and no rule acts
+        before the optimiser's turn.
+        """
+        population = state.population
+        periods = self.plan.optimisation.iterations_per_step(it, population.groups)
+        leaves = population.gaussians.named_tensors()
+        return (
+            backend_of(self.device).steps_in_backward
+            and self.team.size == 1
+            and population.gradients_are_zero
+            and population.groups == GROUPS
+            and all(period == 1 for period in periods.values())
+            and all(drawn is leaf for (_, drawn), (_, leaf) in zip(gaussians.named_tensors(), leaves, strict=True))
+            and all(rule.leaves_alone(state.rules[rule.name], population, it) for rule in self.plan.rules)
+        )
 
     def _sums(self, state: TrainState, *, statistics: bool) -> list[Tensor]:
         """All that grows by one view after the other."""
@@ -148,19 +193,30 @@ class Trainer:
         periods = self.plan.optimisation.iterations_per_step(it, names)
         due = [name for name in names if it % periods[name] == 0]
         if due:
-            factors: dict[str, float] = {}
-            for rule in self.plan.rules:
-                factors |= rule.rate_factors(state.rules[rule.name], it)
-            rates = self.plan.learning_rates(it, self.scene.extent, factors)
-            state.population.step(due, rates, self._merged_steps(it, periods))
-        for part in state.parts.values():
-            part.step(it)
+            state.population.step(due, self._rates(state, it), self._merged_steps(it, periods))
+
+    def _rates(self, state: TrainState, it: int) -> dict[str, float]:
+        """Step size of every parameter group at `it`."""
+        factors: dict[str, float] = {}
+        for rule in self.plan.rules:
+            factors |= rule.rate_factors(state.rules[rule.name], it)
+        return self.plan.learning_rates(it, self.scene.extent, factors)
 
     def _merged_steps(self, it: int, periods: Mapping[str, int]) -> dict[str, int]:
         """How many steps of the run on one process a step at `it` stands for, by parameter group."""
         size = self.team.size
         single = self._single.iterations_per_step(it * size, tuple(periods))
         return {name: max(1, round(periods[name] * size / single[name])) for name in periods}
+
+
+def _hand_over(penalties: Sequence[Tensor | None], population: Population, step: BackwardStep) -> None:
+    """Let the step in the backward pass spend the penalties' gradients too: autograd would add them too late."""
+    leaves = [values for _, values in population.gaussians.named_tensors()]
+    for penalty in penalties:
+        if penalty is not None:
+            for number, gradient in enumerate(torch.autograd.grad(penalty, leaves, allow_unused=True)):
+                if gradient is not None:
+                    step.add(number, gradient)
 
 
 def train(
@@ -185,14 +241,18 @@ def train(
     A scene that is small or far away is trained in the coordinates of its `frame`, in which `losses` see it too. The
     model is in the scene's own again wherever it is handed out.
 
+    Without a budget the model gets the size that the scene suggests (`gns.scene.suggestion`).
+
     Raises UserError where the loss stops being finite, a file cannot be written, device or memory are missing, or
     another process is lost.
     """
     device = device or pick_device(config.device)
+    config = with_budget(config, scene)
     needed, largest = expected_size(config, scene, device)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
-        views = views_on(scene.local().train, device, room_for_photos(device, needed))
-        trainer = Trainer(config, scene, team, device, views, losses, parts)
+        room = room_for_photos(device, needed)
+        views = ScaledViews(scene.local().train, lambda views: views_on(views, device, room))
+        trainer = Trainer(config, scene, team, device, views, losses, [*_own_parts(config, views), *parts])
         state = trainer.begin(resume_from)
         team.require_equal(state.state_dict(), state.iteration)
         recorder = Recorder(state, config.iterations, _listeners(config, scene, run, team, on_event), team, run)
@@ -201,6 +261,13 @@ def train(
                 trainer.advance(state, recorder.add_loss)
                 recorder.after_iteration()
     return state
+
+
+def with_budget(config: C, scene: Scene) -> C:
+    """`config` with the budget that the scene suggests, where its method takes one and none is given."""
+    if config.final_budget is not None or not METHODS[config.method].budgeted:
+        return config
+    return replace(config, final_budget=suggested_budget(scene))
 
 
 def expected_size(config: Config, scene: Scene, device: torch.device) -> tuple[int, int]:
@@ -222,21 +289,33 @@ def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Pl
         background=scene.background,
         views=views,
         team=team,
+        refinements=config.refinements,
     )
+
+
+def _own_parts(config: Config, views: Sequence[View]) -> list[Part]:
+    """What the options ask to be trained beside the Gaussians."""
+    return [Exposure(views)] if config.exposure else []
 
 
 def _listeners(
     config: Config, scene: Scene, run: RunFolder | None, team: Team, on_event: Callback | Listener | None
 ) -> list[Listener]:
     """Those who watch a run, in the order in which they hear of things."""
+    stop = Stop()
     listeners = [
-        Stop(),
+        stop,
         Bar(config.iterations, config.final_budget or 0, processes=team.size, quiet=config.quiet or not team.is_main),
         *([Log(run)] if run else []),
-        HeldOut(scene, config.test_iterations, is_main=team.is_main),
+        HeldOut(scene, config.test_iterations, fits_exposure=config.exposure, is_main=team.is_main),
     ]
     if isinstance(config, TrainConfig):
         listeners += [Models(run, config.save_iterations), Checkpoints(run, config.checkpoint_iterations)]
+        if config.viewer and team.is_main:
+            from gns.training.listeners.viewer import Viewer  # imported here: it brings what few runs need
+
+            port, alone = config.viewer_port, team.size == 1
+            listeners.append(Viewer(scene, port, may_pause=alone, quiet=config.quiet, asked_to_stop=stop.wants_stop))
     if on_event is not None:
         listeners.append(on_event if isinstance(on_event, Listener) else CallbackListener(on_event))
     return listeners

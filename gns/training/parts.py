@@ -25,6 +25,10 @@ class Part(Protocol):
         """Spend the gradients of iteration `it`, and zero them."""
         ...
 
+    def record(self) -> Mapping[str, Any] | None:
+        """What to keep beside a saved model, in the file NAME.json; None for nothing."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Everything above as tensors and numbers."""
         ...

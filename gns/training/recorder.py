@@ -11,8 +11,8 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.team import SINGLE, Team
 from gns.training.events import Event, Finished, IterationEnded, Listener, Progress, Remark, Started, Stopped
-from gns.training.losses import Diverged, LossReader
-from gns.training.state import TrainState
+from gns.training.losses import Diverged, LossReader, Spoilt
+from gns.training.state import TrainState, not_finite
 
 COMPARE_EVERY = 500  # iterations after which the processes of a team compare their models
 SMOOTHING = 0.9  # of the displayed loss, from one reading to the next
@@ -39,7 +39,7 @@ class Recorder:
         self._listeners = listeners
         self._team = team
         self._run = run
-        self._losses = LossReader(state.population.gaussians.means.device, team)
+        self._losses = LossReader(state.population.gaussians.means.device, team, self._parameters)
         self._smooth_loss: float | None = None
         self._remarks: set[str] = set()  # rules that have had their say
 
@@ -81,6 +81,9 @@ class Recorder:
         if due or it % COMPARE_EVERY == 0:
             self._team.require_equal(self._state.state_dict(), it)
         self._emit(moment)
+        for listener in self._listeners:
+            for effect in listener.keep(moment):
+                self._emit(effect)
         if moment.stop:
             self.stopped = True
             self._emit(Stopped(iteration=it, _state=self._state, path=self._run.path if self._run else None))
@@ -106,14 +109,25 @@ class Recorder:
         try:
             return read()
         except Diverged as diverged:
-            kept = self._run.checkpoint_iterations() if self._run else []
-            where = (
-                f" (the last good checkpoint is {self._run.checkpoint_path(kept[-1])})" if self._run and kept else ""
-            )
             raise UserError(
                 f"training diverged: the loss of view {diverged.view} at iteration {diverged.iteration} is not finite; "
-                f"check the camera of that photo and the scale of the scene{where}"
+                f"check the camera of that photo and the scale of the scene{self._last_good()}"
             ) from None
+        except Spoilt as spoilt:
+            first, last = spoilt.iterations[0], spoilt.iterations[-1]
+            raise UserError(
+                f"training diverged: {not_finite(self._state.population)} are not finite after an iteration of {first} to {last}, which learned from "
+                f"{', '.join(dict.fromkeys(spoilt.views))}; check the cameras of these photos and the scale of the "
+                f"scene{self._last_good()}"
+            ) from None
+
+    def _last_good(self) -> str:
+        """Where to go on from after a divergence: what is not finite is never kept."""
+        kept = self._run.checkpoint_iterations() if self._run else []
+        return f" (the last good checkpoint is {self._run.checkpoint_path(kept[-1])})" if self._run and kept else ""
+
+    def _parameters(self) -> list[Tensor]:
+        return [values for _, values in self._state.population.gaussians.named_tensors()]
 
     def _tell(self, losses: list[float]) -> None:
         """Let the listeners hear of losses, and of what the rules have to say."""

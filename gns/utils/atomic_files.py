@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,10 +21,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, before: Callable[[Path], object] = lambda whole: None) -> Iterator[BinaryIO]:
     """A file to write to; it takes the place of `path` when the block ends, and vanishes if the block fails.
 
-    Missing parent folders are made. Raises UserError where the folder cannot be written or the disk is full.
+    `before` is called in between, with where the whole file lies until then. Missing parent folders are made. Raises
+    UserError where the folder cannot be written or the disk is full.
     """
     # The same folder, because a rename is atomic within one file system only.
     temporary = path.with_name(f".gns-{os.getpid()}-{next(_numbers)}.tmp")
@@ -34,6 +35,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        before(temporary)
         temporary.replace(path)
     except OSError as error:
         raise UserError(cannot_write(path, error)) from error
@@ -61,11 +63,12 @@ def remove_leftovers(folder: Path) -> None:
     with suppress(OSError):  # what cannot be removed, or is no folder, stays
         for path in folder.iterdir():
             found = _TEMPORARY.fullmatch(path.name)
-            if found and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
+            if found and (int(found[1]) == os.getpid() or not is_alive(int(found[1]))):
                 path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is a process of that number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

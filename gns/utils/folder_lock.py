@@ -10,9 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gns.errors import UserError
-from gns.utils.atomic_files import cannot_write, remove_leftovers
+from gns.utils.atomic_files import cannot_write, is_alive, remove_leftovers
 
 LOCK_FILE = ".lock"
+
+
+class FolderInUse(UserError):
+    """Another process is at work in a folder."""
 
 
 @contextmanager
@@ -21,13 +25,13 @@ def locked(folder: Path, *inside: str, flag: str = "-m") -> Iterator[None]:
 
     Temporary files that a dead process has left there, and in what the patterns `inside` match, are removed. `flag` is
     the option that another folder is chosen with.
-    Raises UserError where another process holds the folder, or nothing can be written there.
+    Raises FolderInUse where another process holds the folder, and UserError where nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _opened(folder / LOCK_FILE)
     except BlockingIOError:
-        raise UserError(
+        raise FolderInUse(
             f"another process{_holder(folder / LOCK_FILE)} is at work in {folder}: wait for its end, or choose another "
             f"folder with {flag}"
         ) from None
@@ -42,6 +46,12 @@ def locked(folder: Path, *inside: str, flag: str = "-m") -> Iterator[None]:
         with suppress(OSError):
             (folder / LOCK_FILE).unlink()  # before it is let go: whoever waits for it finds out, and makes a new one
         os.close(descriptor)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process is at work in `folder`, as far as its lock file tells: it takes no lock itself."""
+    number = _number_in(folder / LOCK_FILE)
+    return number is not None and is_alive(number)
 
 
 def _opened(path: Path) -> int:
@@ -81,8 +91,14 @@ def _lock(descriptor: int) -> None:
 
 def _holder(path: Path) -> str:
     """The number of the process that holds the lock file, in brackets, as far as it can be read."""
+    number = _number_in(path)
+    return "" if number is None else f" ({number})"
+
+
+def _number_in(path: Path) -> int | None:
+    """The number of the process that wrote a lock file; None where there is no such file, or nothing to read."""
     try:
-        number = path.read_text(encoding="ascii")
+        text = path.read_text(encoding="ascii")
     except (OSError, ValueError):
-        return ""
-    return f" ({number})" if number.isdecimal() else ""
+        return None
+    return int(text) if text.isdecimal() else None

@@ -62,13 +62,23 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def given_options(tables: Sequence[type], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+def given_options(
+    tables: Sequence[type],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    without_foreign: Callable[[Sequence[str], Collection[str]], Sequence[str]] = lambda argv, known: argv,
+) -> dict[str, Any]:
     """The fields of the dataclasses `tables` that `argv` names, by field name; no two have a field of the same name.
 
-    Raises UserError for an unknown option, a value of the wrong type or a missing one; `--help` prints and exits.
+    `without_foreign(argv, known)` may take words out of `argv` first; `known` are the options of `tables`. Raises
+    UserError for an unknown option, a value of the wrong type or a missing one; `--help` prints and exits.
     """
     parser = _parser(tables, prog, description)
-    switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if hint is bool}
+    # argparse keeps its options in a private table only; the public way would be to parse our own help text.
+    argv = without_foreign(argv, parser._option_string_actions)
+    switches = {flag(name) for table in tables for name, hint in get_type_hints(table).items() if _is_switch(hint)}
     words = [_with_hyphens(word) for word in argv]
     for word in words:
         name = word.partition("=")[0]
@@ -175,7 +185,7 @@ def _usage(table: type, prog: str) -> str:
 
 def _action(hint: Any, described: Option) -> dict[str, Any]:
     """The keyword arguments of `add_argument` that depend on a field's type."""
-    if hint is bool:
+    if _is_switch(hint):
         return {"action": argparse.BooleanOptionalAction}
     element, several = _element(hint)
     metavar = "{" + ",".join(described.choices) + "}" if described.choices else described.metavar
@@ -221,6 +231,10 @@ def _element(hint: Any) -> tuple[Any, bool]:
     return (kinds[0], False) if kinds else (hint, False)
 
 
+def _is_switch(hint: Any) -> bool:
+    return _element(hint) == (bool, False)
+
+
 def _has_type(value: Any, hint: Any) -> bool:
     element, several = _element(hint)
     if value is None:
@@ -264,6 +278,5 @@ def _unknown(word: str, words: list[str], parser: argparse.ArgumentParser, switc
             return _no_value(before)
         return f"unexpected value {word!r}: every value needs an option in front, such as -s {word}"
     name = word.partition("=")[0]
-    # argparse keeps its options in a private table only; the public way would be to parse our own help text.
     nearest = difflib.get_close_matches(name, parser._option_string_actions, n=1)
     return f"unknown option {name}" + (f": did you mean {nearest[0]}?" if nearest else ": see --help")

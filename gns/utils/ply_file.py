@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,16 @@ def header(properties: Sequence[tuple[str, str]], count: int, comments: Sequence
     return ("\n".join([*lines, "end_header"]) + "\n").encode()
 
 
-def write_table(path: Path, table: Table, comments: Sequence[str] = ()) -> None:
+def write_table(
+    path: Path, table: Table, comments: Sequence[str] = (), before: Callable[[Path], object] = lambda whole: None
+) -> None:
     """Write the rows of a structured array with little-endian fields, and `comments`, lines of ASCII, in the header.
 
-    Raises UserError where `path` is not writable.
+    `before` is what `atomic_file` calls. Raises UserError where `path` is not writable.
     """
     dtype: np.dtype[Any] = table.dtype
     properties = [(name, dtype[name].str[1:]) for name in dtype.names or ()]
-    with atomic_file(path) as file:
+    with atomic_file(path, before) as file:
         file.write(header(properties, len(table), comments))
         file.write(np.ascontiguousarray(table).view(np.uint8).data)
 

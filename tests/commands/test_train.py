@@ -74,6 +74,16 @@ def test_it_trains_resumes_and_knows_when_it_is_done(
     assert "is finished" in capsys.readouterr().out
 
 
+def test_without_a_budget_one_is_proposed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    folders = ["-s", str(tmp_path / "scene"), "-m", str(tmp_path / "model")]
+    words = [*folders, "--iterations", "30", "--sh_degree", "0", "--threads", "1", "--eval"]
+    assert cli.run(cli.train, words) == 0
+    told = "no --final-budget given: training to 5,000 Gaussians, a fraction of what 0.0 million pixels and 150 points"
+    assert told in capsys.readouterr().out
+    assert parse_train([*words, "--resume"]).final_budget == 5_000  # as config.json has it
+
+
 def test_a_stop_is_a_status_of_its_own(tmp_path: Path, at_33: Callable[[Callable[[], None]], None]) -> None:
     write_colmap(tmp_path / "scene", small_scene(points=150))
     at_33(_interrupt)

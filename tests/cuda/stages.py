@@ -26,7 +26,7 @@ from gns.testing.shim import ShimLauncher
 # What the CPU backend is allowed in float32; gradients a tenth of it.
 KERNEL_TOLERANCE = Backend("cuda", torch.float32, image=1e-5, gradient=1e-4, rounding=1e-5)
 NOT_DRAWN = 2**31 - 1  # depth key
-POISON = {torch.float32: math.nan, torch.int32: -(2**30), torch.int16: -(2**14)}
+POISON = {torch.uint8: 0xFF, torch.float32: math.nan, torch.int32: -(2**30), torch.int16: -(2**14)}
 
 
 def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -51,6 +51,7 @@ class Stages:
     tile_ranges: Tensor = field(init=False)  # [T, 2]
     list: Tensor = field(init=False)  # [C]
     slots: Tensor = field(init=False)  # [C]
+    halves: Tensor = field(init=False)  # [C]
     packets: Tensor = field(init=False)  # [C, 12]
 
     @property
@@ -95,31 +96,34 @@ class Stages:
         capacity = instances + spare if count else 0  # no thread would mark the spare ones
         self.slot_begin = poisoned(count, dtype=torch.int32)
         tile_ids, owners = poisoned(capacity, dtype=ids), poisoned(capacity, dtype=torch.int32)
+        halves, self.halves = (poisoned(capacity, dtype=torch.uint8) for _ in range(2))
         inputs = (order, ends, self.tile_counts, self.splats, self._footprints)
-        outputs = (self.slot_begin, tile_ids, owners)
+        outputs = (self.slot_begin, tile_ids, owners, halves)
         self._launch(f"emit{suffix}", count, count, self.camera.width, capacity, *inputs, *outputs)
         sorted_ids, sort_index = torch.sort(tile_ids, stable=True)
         self.tile_ranges = torch.zeros(math.prod(self.tiles), 2, dtype=torch.int32)
         self.list, self.slots = (poisoned(capacity, dtype=torch.int32) for _ in range(2))
-        outputs = (self.tile_ranges, self.list, self.slots)
-        self._launch(f"ranges{suffix}", capacity, capacity, sorted_ids, sort_index, owners, *outputs)
+        outputs = (self.tile_ranges, self.list, self.slots, self.halves)
+        self._launch(f"ranges{suffix}", capacity, capacity, sorted_ids, sort_index, owners, halves, *outputs)
 
     def blend(self, background: Tensor, edges: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Image, alpha; scores of all slots where there is an edge map."""
         image = poisoned(3, self.camera.height, self.camera.width)
         alpha = poisoned(self.camera.height, self.camera.width)
         if edges is None:
-            self._launch_tiles("blend", self.tile_ranges, self.list, self.splats, background, image, alpha)
+            lists = (self.tile_ranges, self.list, self.halves, self.splats)
+            self._launch_tiles("blend", *lists, background, image, alpha)
             return image, alpha, None
         scores = poisoned(len(self.list))
-        inputs = (self.tile_ranges, self.list, self.slots, self.splats, background, edges)
+        inputs = (self.tile_ranges, self.list, self.halves, self.slots, self.splats, background, edges)
         self._launch_tiles("blend_score", *inputs, image, alpha, scores)
         return image, alpha, scores
 
     def score(self, edges: Tensor) -> Tensor:
         """Scores of all slots alone."""
         scores = poisoned(len(self.list))
-        self._launch_tiles("score", self.tile_ranges, self.list, self.slots, self.splats, edges, scores)
+        lists = (self.tile_ranges, self.list, self.halves, self.slots, self.splats)
+        self._launch_tiles("score", *lists, edges, scores)
         return scores
 
     def sum_scores(self, scores: Tensor) -> Tensor:
@@ -134,7 +138,8 @@ class Stages:
     ) -> None:
         """The packets of all slots, with or without the sums for the absolute screen gradient."""
         self.packets = poisoned(len(self.list), PACKET)
-        inputs = (self.tile_ranges, self.list, self.slots, self.splats, image, alpha, by_image, by_alpha)
+        lists = (self.tile_ranges, self.list, self.halves, self.slots, self.splats)
+        inputs = (*lists, image, alpha, by_image, by_alpha)
         self._launch_tiles("blend_backward_screen" if screen else "blend_backward", *inputs, self.packets)
 
     def project_backward(self, gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -182,5 +182,5 @@ def test_released_memory_does_not_grow_back(calls: list[str]) -> None:
     render(scene.camera, few, background)
     backend = IN_USE[CPU]
     assert isinstance(backend, GpuBackend)
-    (space,) = backend.idle
+    (space,) = backend.idle[0]
     assert space._buffers["list"].numel() < 1024, "room was made for the Gaussians of before"

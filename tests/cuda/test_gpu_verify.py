@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_verify
+from benchmarks.gpu import sanitizer
 from benchmarks.gpu.bench import Bench, Result
 from benchmarks.gpu.parity import Mirror
 from benchmarks.gpu_verify import BLOCKS, main, print_table, run_block
@@ -82,6 +84,12 @@ def _ordinary_rasterization(**request: Any) -> tuple[Tensor, Tensor, dict[str, A
     return picture, picture[..., :1], {}
 
 
+def _install_gsplat(monkeypatch: pytest.MonkeyPatch, kernels: object | None) -> None:
+    package = SimpleNamespace(rasterization=_ordinary_rasterization, __version__="0")
+    monkeypatch.setitem(sys.modules, "gsplat", package)
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", SimpleNamespace(_C=kernels))
+
+
 def test_gsplat_stands_beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that gives gsplat 6 and 4.5 ms and gns 3 ms: faster by 1.5 than the better of the two."""
     times = iter([6.0, 4.5, 3.0])
@@ -90,14 +98,84 @@ def test_gsplat_stands_beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
         body()
         return [next(times)] * rounds
 
-    package = SimpleNamespace(rasterization=_ordinary_rasterization, __version__="0")
-    monkeypatch.setitem(sys.modules, "gsplat", package)
+    _install_gsplat(monkeypatch, kernels=object())
     monkeypatch.setattr("benchmarks.gpu.gsplat.milliseconds", timed)
     monkeypatch.setattr("benchmarks.gpu.timing.milliseconds", timed)
     record = run_block("gsplat", bench, {})
     assert record["passed"], record
     assert record["result"]["iteration with torch fused Adam"] == 6.0
     assert record["result"]["gns is faster by"] == 1.5
+
+
+def test_gsplat_without_a_toolkit_is_skipped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can then be imported, but its first kernel is an attribute of None."""
+    _install_gsplat(monkeypatch, kernels=None)
+    record = run_block("gsplat", bench, {})
+    assert record["passed"] is None and "no CUDA toolkit (nvcc)" in record["skipped"]
+
+
+def test_gsplat_that_does_not_build_is_skipped_with_the_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install_gsplat(monkeypatch, kernels=object())
+    imported = importlib.import_module
+
+    def failing(name: str) -> Any:
+        if name == "gsplat.cuda._backend":
+            raise RuntimeError("Error building extension 'gsplat_cuda'")
+        return imported(name)
+
+    monkeypatch.setattr(importlib, "import_module", failing)
+    record = run_block("gsplat", bench, {})
+    assert record["passed"] is None and "Error building extension 'gsplat_cuda'" in record["skipped"]
+
+
+TORCH_HIT = """\
+========= COMPUTE-SANITIZER
+========= Uninitialized __global__ memory read of size 4 bytes
+=========     at void at::native::vectorized_elementwise_kernel<(int)4>(int)+0x2a0
+=========     by thread (0,0,0) in block (0,0,0)
+=========     Device Frame: __nv_static_blend (helper.h:12) [0x10]
+=========
+========= ERROR SUMMARY: 1 error
+"""
+OUR_HIT = """\
+========= COMPUTE-SANITIZER
+========= Invalid __global__ write of size 4 bytes
+=========     at blend_backward+0x1f0 in blend_backward.cu:71
+=========     by thread (3,0,0) in block (1,0,0)
+========= ERROR SUMMARY: 1 error
+"""
+OLD_HIT = OUR_HIT.replace(
+    "blend_backward+0x1f0 in blend_backward.cu:71", "0x1f0 in blend_backward.cu:71:blend_backward"
+)
+TOOL = """#!/bin/sh
+case "$2" in
+    memcheck) printf '%s' "$MEMCHECK"; exit "$STATUS" ;;
+    racecheck) exec sleep 100 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "status", "passed"),
+    [("", 0, True), (TORCH_HIT, 9, True), (OUR_HIT, 9, False), (OLD_HIT, 9, False), ("", 1, False), ("", 9, False)],
+    ids=["clean", "torch's", "ours", "ours, old tool", "the block fails", "unknown"],
+)
+def test_the_sanitizers_hits_are_told_apart_and_a_slow_tool_is_skipped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str, status: int, passed: bool
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(TOOL)
+    tool.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "_program", lambda: str(tool))
+    monkeypatch.setattr(sanitizer, "PATIENCE", 0.5)
+    monkeypatch.setenv("MEMCHECK", log)
+    monkeypatch.setenv("STATUS", str(status))
+    record = run_block("sanitizer", bench, {})
+    assert record["passed"] is passed
+    found = record["result"]
+    assert found["racecheck"] == {"skipped": "it had not ended after 0.5 s"}
+    assert found["memcheck"]["fault"] is not passed and not found["synccheck"]["fault"]
+    assert len(found["memcheck"]["notes, of kernels that are not ours"]) == (log == TORCH_HIT)
 
 
 def test_absent_tools_are_no_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_memory_from_before_does_not_matter(shim: ShimLauncher) -> None:
     scene, everywhere = example("33x47, degree 2"), torch.ones(47, 33, dtype=torch.bool)
     clean = evaluate(render, scene, torch.float32, everywhere)
     evaluate(render, example("130x70, degree 3"), torch.float32, torch.ones(70, 130, dtype=torch.bool))
-    for workspace in _gpu().idle:
+    for workspace in _gpu().idle[0]:
         for buffer in workspace._buffers.values():
             buffer.fill_(math.nan if buffer.is_floating_point() else torch.iinfo(buffer.dtype).max)
     again = evaluate(render, scene, torch.float32, everywhere)
@@ -180,7 +180,21 @@ def test_two_renderings_at_a_time_do_not_share_memory(shim: ShimLauncher) -> Non
     assert gaussians.means.grad is not None
     assert torch.equal(alone.gradients["means"], gaussians.means.grad.double())
     del seen, between, loss
-    assert len(_gpu().idle) == 2  # both are free again, and kept
+    assert len(_gpu().idle[0]) == 2  # both are free again, and kept
+
+
+def test_renderings_on_two_streams_do_not_share_memory(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stream would write into what the first one's queue has yet to read."""
+    scene, taken = example("33x47, degree 2"), []
+    for stream in (1, 2, 1):
+        monkeypatch.setattr(gpu, "stream_handle", lambda device, stream=stream: stream)
+        rendering = _rendering(scene)
+        taken.append(id(rendering._space))
+        monkeypatch.setattr(gpu, "stream_handle", lambda device: 3)  # of the thread that happens to free it
+        del rendering
+    assert taken[0] == taken[2] != taken[1]
+    assert sorted(stream for stream, spaces in _gpu().idle.items() if spaces) == [1, 2]
+    shim.launches.append("none needed")
 
 
 def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
@@ -191,7 +205,7 @@ def test_the_table_of_memory_is_right(shim: ShimLauncher) -> None:
         seen = render(scene.camera, gaussians, scene.background.float())
         seen.image.sum().backward()  # type: ignore[no-untyped-call]
         del seen
-    (space,) = _gpu().idle
+    (space,) = _gpu().idle[0]
     buffers = dict(space._buffers)
     count, slots = len(buffers["order"]), len(buffers["list"])  # with the eighth that each has to spare
     instances = len(buffers["packets"]) // kernel_table.PACKET

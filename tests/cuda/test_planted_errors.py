@@ -39,6 +39,7 @@ WRONG_RESULTS = [
     Plant(
         "splat_math.h", "select(drawn, negative_abs(transmittance), transmittance)", "transmittance", "opaque stacks"
     ),
+    Plant("blend.cuh", "warp % 2 * kHalves + warp / 2 * 2", "warp % 2 * kHalves + warp / 2"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
     Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
     Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),
@@ -49,7 +50,7 @@ WRONG_RESULTS = [
         "deep opaque stack",
     ),
     Plant("splat_math.h", "half * packet[9]", "packet[9]"),
-    Plant("project_backward.cu", "sum[5] * (-0.5f * float(height))", "sum[5] * (-0.5f * float(width))"),
+    Plant("project_backward.cu", "sum[5] * (-0.5f * float(camera.height))", "sum[5] * (-0.5f * float(camera.width))"),
     Plant("project_backward.cu", "sum[4] * (-0.5f", "sum[4] * (0.5f"),
     Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
 ]

@@ -40,5 +40,5 @@ def test_the_ending_decides(tmp_path: Path) -> None:
     gns.save(gaussians, tmp_path / "model.ply")
     again = gns.load(tmp_path / "model.ply")
     assert isinstance(again, Gaussians) and torch.equal(again.sh_rest, gaussians.sh_rest)
-    with pytest.raises(UserError, match=r"model\.obj names no format .* end in \.ply or \.splat"):
+    with pytest.raises(UserError, match=r"model\.obj names no format .* end in \.ply, .* or \.html"):
         gns.save(gaussians, tmp_path / "model.obj")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 
-from gns.rules import METHODS, SCHEDULES, optimisation_of
+from gns.rules import METHODS, PRESETS, SCHEDULES, optimisation_of
 from gns.rules.calendar import Calendar, Date, Dates, Instant, Interval, SomeDates, every
 from gns.rules.edge_growth import EdgeGrowth, GrowthCalendar
 from gns.rules.natural_selection import NaturalSelection, SelectionCalendar
@@ -313,7 +313,8 @@ def _unscaled(calendar: Calendar) -> Iterator[str]:
     longer = calendar.scaled(2.0)
     for field in fields(calendar):
         value = getattr(calendar, field.name)
-        if isinstance(value, int | range | tuple | Calendar) and value == getattr(longer, field.name):
+        dated = isinstance(value, int | range | tuple | Calendar) and value != ()
+        if dated and value == getattr(longer, field.name):
             yield f"{type(calendar).__name__}.{field.name}"
         for within in value if isinstance(value, tuple) else ():
             if isinstance(within, Calendar):
@@ -326,7 +327,8 @@ def test_no_date_of_any_method_is_left_as_it_is() -> None:
         calendar
         for method in METHODS.values()
         for natural in method.schedules.values()
-        for calendar in (natural.optimisation, *natural.rules)
+        for preset in PRESETS.values()
+        for calendar in (preset.refinements.applied(natural.optimisation), *natural.rules)
     ]
     assert [name for calendar in calendars for name in _unscaled(calendar)] == []
 

@@ -135,7 +135,7 @@ def test_checkpoints_come_when_asked_for_overdue_or_stopped(
         _ended(state, 7, last=True, overdue=True),  # the model is there then
     ]
     assert [listener.due(moment) for moment in moments] == [False, True, True, True, False]
-    events = [event for moment in moments for event in listener.hear(moment)]
+    events = [event for moment in moments for event in listener.keep(moment)]
     assert [(type(event), event.iteration) for event in events] == [(CheckpointSaved, it) for it in (4, 5, 6)]
     for event in events:
         assert isinstance(event, CheckpointSaved) and event.path == folder.checkpoint_path(event.iteration)
@@ -146,7 +146,7 @@ def test_a_state_that_is_not_finite_replaces_no_checkpoint(state: TrainState, fo
     listener = Checkpoints(folder, (4,))
     state.population.gaussians.quats.detach()[3, 1] = float("nan")
     with pytest.raises(UserError, match="training diverged: quats are not finite after iteration 4"):
-        list(listener.hear(_ended(state, 4)))
+        list(listener.keep(_ended(state, 4)))
     assert folder.checkpoint_iterations() == []
 
 
@@ -154,7 +154,7 @@ def test_without_a_folder_it_only_knows_when(state: TrainState) -> None:
     checkpointing, saving = Checkpoints(None, (4,)), Models(None, (4,))
     for listener in (checkpointing, saving):
         assert listener.due(_ended(state, 4)) and not listener.due(_ended(state, 5))
-        assert list(listener.hear(_ended(state, 4))) == []
+        assert list(listener.keep(_ended(state, 4))) == []
 
 
 def test_the_clock_asks_for_a_checkpoint_and_starts_again(
@@ -167,9 +167,9 @@ def test_the_clock_asks_for_a_checkpoint_and_starts_again(
     assert not listener.wants_checkpoint()
     now += 2
     assert listener.wants_checkpoint()
-    list(listener.hear(_ended(state, 5)))
+    list(listener.keep(_ended(state, 5)))
     assert listener.wants_checkpoint()  # until there is one
-    list(listener.hear(_ended(state, 5, overdue=True)))
+    list(listener.keep(_ended(state, 5, overdue=True)))
     assert not listener.wants_checkpoint()
     now += 301
     assert listener.wants_checkpoint()
@@ -219,19 +219,21 @@ def test_only_the_first_process_measures_and_only_where_there_is_something(scene
 def test_the_log_has_a_record_about_every_hundred_iterations(
     state: TrainState, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 1_000.0
+    now, spent = 1_000.0, 20.0
     monkeypatch.setattr("gns.training.listeners.log.time.monotonic", lambda: now)
+    monkeypatch.setattr("gns.training.listeners.log.time.process_time", lambda: spent)
     listener = Log(folder)
-    now = 1_007.123
+    now, spent = 1_007.123, 32.5
     for iteration, losses in ((90, 10), (103, 13), (110, 7), (199, 10), (205, 6), (300, 10)):
         assert list(listener.hear(_progress(state, iteration, losses))) == []
     listener.hear(HeldOutScored(iteration=205, _state=state, psnr=21.5, views=2))
-    record = {"loss": 0.25, "gaussians": 120, "rate": 1e-4, "seconds": 7.12}
+    times = {"seconds": 7.12, "processor_seconds": 12.5}
+    record = {"loss": 0.25, "gaussians": 120, "rate": 1e-4, **times}
     assert folder.read_log() == [
         {"iteration": 103, **record},
         {"iteration": 205, **record},
         {"iteration": 300, **record},
-        {"iteration": 205, "held_out_psnr": 21.5, "seconds": 7.12},
+        {"iteration": 205, "held_out_psnr": 21.5, **times},
     ]
 
 
@@ -241,7 +243,7 @@ def test_the_log_has_a_record_about_every_hundred_iterations(
 def test_models_are_saved_when_asked_for_and_at_the_end(state: TrainState, folder: RunFolder) -> None:
     listener = Models(folder, (4,))
     moments = [_ended(state, 3), _ended(state, 4), _ended(state, 5, stop=True), _ended(state, 6, last=True)]
-    events = [event for moment in moments for event in listener.hear(moment)]
+    events = [event for moment in moments for event in listener.keep(moment)]
     assert [(type(event), event.iteration) for event in events] == [(ModelSaved, 4), (ModelSaved, 6)]
     assert folder.saved_iterations() == [4, 6]
     assert torch.equal(folder.load_model(4).means, state.gaussians.means)

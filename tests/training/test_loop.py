@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from gns.arguments import Config
 from gns.errors import UserError
+from gns.gaussian_renderer import RenderOutput
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.backends.cpu import set_threads, thread_count
 from gns.model.population import Population
@@ -22,7 +24,7 @@ from gns.rules import edge_growth
 from gns.rules.edge_growth import EdgeGrowth
 from gns.rules.natural_selection import NaturalSelection, SelectionOptions, SelectionState
 from gns.run_folder import RunFolder, read_checkpoint
-from gns.scene import Scene
+from gns.scene import Scene, View
 from gns.testing.tiny import TINY_BUDGET, TINY_ITERATIONS, same_state, tiny_config, tiny_scene
 from gns.training import events, loop
 from gns.training.listeners.held_out import held_out_psnr
@@ -207,7 +209,7 @@ def test_options_reach_the_rules(scene: Scene) -> None:
     growth, selection = trainer.plan.rules
     assert selection.options == options["natural_selection"]
     assert selection.run.budget == growth.run.budget == TINY_BUDGET
-    assert selection.run.extent == scene.extent and selection.run.views is scene.train
+    assert selection.run.extent == scene.extent and list(selection.run.views) == scene.train
     assert len(selection.calendar.phases) == 2
 
 
@@ -377,6 +379,26 @@ def test_a_diverged_state_is_never_saved(scene: Scene, tmp_path: Path, at_loss: 
     with pytest.raises(UserError, match="iteration 82 is not finite"):
         train(scene, config, run=folder)
     assert folder.checkpoint_iterations() == folder.saved_iterations() == []
+
+
+def test_a_parameter_that_is_not_finite_stops_the_run_and_is_named(scene: Scene, tmp_path: Path) -> None:
+    """Its Gaussian is not drawn, so that no loss tells of it."""
+    config = tiny_config(tmp_path, checkpoint_iterations=(70, 90))
+    folder = RunFolder.create(config.model_path, config)
+    state = Trainer(config, scene).begin()
+    name = [scene.train[state.sampler.next()].camera.name for _ in range(83)][-1]
+    seen = 0
+
+    def spoiling(output: RenderOutput, view: View) -> Tensor:
+        nonlocal seen
+        seen += 1
+        # Zero, with a gradient that is not a number at iteration 83.
+        return (0 * output.image.sum()).abs().sqrt() * 0 if seen == 83 else torch.tensor(0.0)
+
+    sentence = rf"are not finite after an iteration of 81 to 90, which learned from .*{name}.*iteration_70\.pt"
+    with pytest.raises(UserError, match=sentence):
+        train(scene, config, run=folder, losses=[spoiling])
+    assert folder.checkpoint_iterations() == [70]
 
 
 def test_quiet_is_silent(scene: Scene, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gns.team import SINGLE
 from gns.training import losses
-from gns.training.losses import Diverged, LossReader
+from gns.training.losses import Diverged, LossReader, Spoilt
 from gns.utils.readback import Readback
 
 
@@ -80,3 +80,25 @@ def test_a_team_on_the_cpu_reads_every_iteration_and_takes_the_mean() -> None:
     with pytest.raises(Diverged) as caught:
         reader.read_all()
     assert (caught.value.iteration, caught.value.view) == (2, "d.png")
+
+
+def test_parameters_that_are_not_finite_are_noticed_though_no_loss_is(later: bool) -> None:
+    parameters = [torch.zeros(5), torch.zeros(4, 3)]
+    reader, it = LossReader(torch.device("cpu"), SINGLE, lambda: parameters), 0
+    with pytest.raises(Spoilt) as caught:
+        while it < 50:
+            it += 1
+            reader.add(it, [f"{it}.png"], torch.tensor(0.1))
+            if it == 13:
+                parameters[1][2, 1] = math.nan
+            if reader.full:
+                reader.read_some()
+    assert it == (30 if later else 20)
+    assert caught.value.iterations == [*range(11, 21)] and caught.value.views[2] == "13.png"
+    assert reader.read_all() == []
+
+
+def test_parameters_whose_sum_alone_is_infinite_are_finite() -> None:
+    reader = LossReader(torch.device("cpu"), SINGLE, lambda: [torch.full((4,), 3e38)])
+    reader.add(1, ["a.png"], torch.tensor(0.25))
+    assert reader.read_all() == [0.25]

@@ -310,7 +310,8 @@ def test_on_a_gpu_losses_are_waited_for_ten_iterations_later(
     monkeypatch.setattr(Recorder, "add_loss", adding)
     config = tiny_config(tmp_path, iterations=25)
     train(scene, config, run=RunFolder.create(config.model_path, config))
-    assert calls == [("send 10", 10), ("wait", 20), ("send 10", 20), ("wait", 25), ("send 5", 25), ("wait", 25)]
+    # Ten losses, and the sum of the parameters.
+    assert calls == [("send 11", 10), ("wait", 20), ("send 11", 20), ("wait", 25), ("send 6", 25), ("wait", 25)]
 
 
 # Nobody who listens can change a run

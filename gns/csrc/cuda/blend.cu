@@ -8,7 +8,9 @@ namespace gns {
 struct BlendArguments {
   int width, height;
   const int2* tile_ranges;
-  const int *list, *slots;
+  const int* list;
+  const unsigned char* halves;
+  const int* slots;
   const float4* splats;
   const float *background, *edges;
   float *image, *alpha, *scores;
@@ -38,7 +40,7 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
     // Also keeps the last batch until all have read it.
     if (__syncthreads_and(both_stopped(transmittance))) break;
     const int size = range.y - begin < kBatch ? range.y - begin : kBatch;
-    fill_batch<kColour>(batch, in.splats, in.list + begin, size);
+    fill_batch<kColour>(batch, in.splats, in.list + begin, in.halves + begin, size);
     if (kScore)
       for (int warp = 0; warp < kWarps; ++warp) scores->part[warp][thread] = 0.0f;
     __syncthreads();
@@ -48,7 +50,8 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
       const Candidates candidates = find_candidates(batch, pixels, group, size);
       for (unsigned rest = candidates.half[0] | candidates.half[1]; rest; rest &= rest - 1) {
         const int bit = __ffs(rest) - 1, j = group + bit;
-        const float4 place = batch.place[j], shape = batch.shape[j];
+        const float2 place = batch.place[j];
+        const float4 shape = batch.shape[j];
         const Column<float> column = column_of(place, shape, pixels.x);
         float score = 0.0f;
         for (int p = 0; p < 2; ++p) {
@@ -96,31 +99,31 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
 }  // namespace gns
 
 extern "C" __global__ void __launch_bounds__(128, 8)
-    blend(int width, int height, const int2* tile_ranges, const int* list, const float4* splats,
-          const float* background, float* image, float* alpha) {
+    blend(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,
+          const float4* splats, const float* background, float* image, float* alpha) {
   __shared__ gns::Batch batch;
-  gns::blend_tile<true, false>({width, height, tile_ranges, list, nullptr, splats, background, nullptr, image, alpha,
+  gns::blend_tile<true, false>({width, height, tile_ranges, list, halves, nullptr, splats, background, nullptr, image, alpha,
                                 nullptr},
                                batch, nullptr);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 8)
-    blend_score(int width, int height, const int2* tile_ranges, const int* list, const int* slots,
-                const float4* splats, const float* background, const float* edges, float* image, float* alpha,
+    blend_score(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,
+                const int* slots, const float4* splats, const float* background, const float* edges, float* image, float* alpha,
                 float* scores) {
   __shared__ gns::Batch batch;
   __shared__ gns::Scores parts;
-  gns::blend_tile<true, true>({width, height, tile_ranges, list, slots, splats, background, edges, image, alpha,
+  gns::blend_tile<true, true>({width, height, tile_ranges, list, halves, slots, splats, background, edges, image, alpha,
                                scores},
                               batch, &parts);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 8)
-    score(int width, int height, const int2* tile_ranges, const int* list, const int* slots, const float4* splats,
-          const float* edges, float* scores) {
+    score(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,
+          const int* slots, const float4* splats, const float* edges, float* scores) {
   __shared__ gns::Batch batch;
   __shared__ gns::Scores parts;
-  gns::blend_tile<false, true>({width, height, tile_ranges, list, slots, splats, nullptr, edges, nullptr, nullptr,
+  gns::blend_tile<false, true>({width, height, tile_ranges, list, halves, slots, splats, nullptr, edges, nullptr, nullptr,
                                 scores},
                                batch, &parts);
 }

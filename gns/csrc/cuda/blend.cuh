@@ -1,6 +1,6 @@
 // What blending a tile and its backward pass have in common: 128 threads a tile of 16×16 pixels, a warp an 8×8
-// quadrant, a lane the pixels (x, y) and (x, y + 4) of it. Splats are staged in shared memory, a batch at a time; per
-// 32 splats every lane tests one box against the two 8×4 halves of its quadrant, and only what one of them meets is
+// quadrant, a lane the pixels (x, y) and (x, y + 4) of it. Splats are staged in shared memory, a batch at a time; of 32
+// splats every lane asks one whether its ellipse meets the two 8×4 halves of its quadrant, and only those that do are
 // looked at.
 #pragma once
 
@@ -11,22 +11,24 @@ namespace gns {
 constexpr int kBlendThreads = 128;
 constexpr int kWarps = kBlendThreads / kWarp;
 constexpr int kBatch = kBlendThreads;  // splats staged at a time: one a thread
-constexpr int kQuadrant = 8;           // pixels, both ways
-constexpr int kHalf = 4;               // rows of a half quadrant, and from a lane's first pixel to its second
 
 // Gaussians as the loops below read them.
 struct Batch {
-  float4 place[kBatch];   // x, y, pixel columns, pixel rows (packed spans)
   float4 shape[kBatch];   // Exponent: qa, qb, qc; binary logarithm of the opacity
   float4 colour[kBatch];  // red, green, blue, depth
+  float2 place[kBatch];   // x, y
+  unsigned char halves[kBatch];  // of this tile that the ellipse meets, see halves_met
 };
 
-// A splat a thread: the first `size` of a tile's `list`.
-template <bool kColour> GNS_DEVICE void fill_batch(Batch& batch, const float4* splats, const int* list, int size) {
+// A splat a thread: the first `size` of a tile's `list`, and the same of `halves`.
+template <bool kColour>
+GNS_DEVICE void fill_batch(Batch& batch, const float4* splats, const int* list, const unsigned char* halves, int size) {
   const int thread = int(threadIdx.x);
   if (thread >= size) return;
   const float4* splat = splats + size_t(list[thread]) * kSplat;
-  batch.place[thread] = splat[0];
+  const float4 place = splat[0];
+  batch.place[thread] = make_float2(place.x, place.y);
+  batch.halves[thread] = halves[thread];
   batch.shape[thread] = splat[1];
   if (kColour) batch.colour[thread] = splat[2];
 }
@@ -34,7 +36,7 @@ template <bool kColour> GNS_DEVICE void fill_batch(Batch& batch, const float4* s
 // Where this thread's two pixels are.
 struct PixelPair {
   int warp, lane;
-  int left, top;    // of the warp's quadrant
+  int first_half;   // bit of the warp's upper half quadrant; the next is that of the lower
   int column, row;  // of the first pixel
   bool inside[2];   // the image
   float x, y[2];    // pixel centres
@@ -44,10 +46,9 @@ struct PixelPair {
     const int tiles_x = ceil_div(width, kTile), thread = int(threadIdx.x);
     warp = thread / kWarp;
     lane = thread % kWarp;
-    left = int(blockIdx.x) % tiles_x * kTile + warp % 2 * kQuadrant;
-    top = int(blockIdx.x) / tiles_x * kTile + warp / 2 * kQuadrant;
-    column = left + lane % kQuadrant;
-    row = top + lane / kQuadrant;
+    first_half = warp % 2 * kHalves + warp / 2 * 2;
+    column = int(blockIdx.x) % tiles_x * kTile + warp % 2 * kQuadrant + lane % kQuadrant;
+    row = int(blockIdx.x) / tiles_x * kTile + warp / 2 * kQuadrant + lane / kQuadrant;
     x = float(column) + 0.5f;
     for (int p = 0; p < 2; ++p) {
       inside[p] = column < width && row + p * kHalf < height;
@@ -62,20 +63,12 @@ struct Candidates { unsigned half[2]; };
 
 GNS_DEVICE Candidates find_candidates(const Batch& batch, const PixelPair& pixels, int group, int size) {
   const int j = group + pixels.lane;
-  bool meets[2] = {false, false};
-  if (j < size) {
-    const unsigned columns = __float_as_uint(batch.place[j].z), rows = __float_as_uint(batch.place[j].w);
-    const bool beside = span_first(columns) >= pixels.left + kQuadrant || span_last(columns) < pixels.left;
-    for (int p = 0; p < 2; ++p) {
-      const int top = pixels.top + p * kHalf;
-      meets[p] = !beside && span_first(rows) < top + kHalf && span_last(rows) >= top;
-    }
-  }
-  return {{__ballot_sync(kAllLanes, meets[0]), __ballot_sync(kAllLanes, meets[1])}};
+  const unsigned halves = j < size ? unsigned(batch.halves[j]) >> pixels.first_half : 0u;
+  return {{__ballot_sync(kAllLanes, halves & 1u), __ballot_sync(kAllLanes, halves & 2u)}};
 }
 
 // A splat seen from both pixels of a lane, which lie in one column.
-GNS_DEVICE Column<float> column_of(const float4& place, const float4& shape, float x) {
+GNS_DEVICE Column<float> column_of(const float2& place, const float4& shape, float x) {
   return {place.x - x, shape.x, shape.y, shape.w};
 }
 

@@ -21,7 +21,9 @@ struct BackwardShared {
 struct BackwardArguments {
   int width, height;
   const int2* tile_ranges;
-  const int *list, *slots;
+  const int* list;
+  const unsigned char* halves;
+  const int* slots;
   const float4* splats;
   const float *image, *alpha, *image_gradient, *alpha_gradient;
   float4* packets;
@@ -99,7 +101,8 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
   const Candidates candidates = find_candidates(shared.batch, pixels, group, size);
   for (unsigned rest = candidates.half[0] | candidates.half[1]; rest; rest &= rest - 1) {
     const int bit = __ffs(rest) - 1, j = group + bit;
-    const float4 place = shared.batch.place[j], shape = shared.batch.shape[j], colour = shared.batch.colour[j];
+    const float2 place = shared.batch.place[j];
+    const float4 shape = shared.batch.shape[j], colour = shared.batch.colour[j];
     const Column<float> column = column_of(place, shape, pixels.x);
     const ConicColumn<float> conic(conic_of(Exponent<float>{shape.x, shape.y, shape.z}), column.dx);
     PixelSums<float> sums = {};
@@ -150,7 +153,7 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
     // Also keeps the last batch until all have read it.
     if (__syncthreads_and(both_stopped(transmittance))) break;
     const int size = range.y - begin < kBatch ? range.y - begin : kBatch;
-    fill_batch<true>(shared.batch, in.splats, in.list + begin, size);
+    fill_batch<true>(shared.batch, in.splats, in.list + begin, in.halves + begin, size);
     __syncthreads();
     for (int group = 0; group < size; group += kWarp) {
       walk_group<kCount>(shared, pixels, group, size, transmittance, g);
@@ -169,11 +172,12 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
 
 #define GNS_BLEND_BACKWARD(NAME, SUMS)                                                                                \
   extern "C" __global__ void __launch_bounds__(128, 8)                                                                \
-      NAME(int width, int height, const int2* tile_ranges, const int* list, const int* slots, const float4* splats,    \
+      NAME(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,               \
+           const int* slots, const float4* splats,                                                                     \
            const float* image, const float* alpha, const float* image_gradient, const float* alpha_gradient,           \
            float4* packets) {                                                                                          \
     __shared__ gns::BackwardShared shared;                                                                            \
-    gns::blend_tile_backward<gns::SUMS>({width, height, tile_ranges, list, slots, splats, image, alpha,               \
+    gns::blend_tile_backward<gns::SUMS>({width, height, tile_ranges, list, halves, slots, splats, image, alpha,       \
                                          image_gradient, alpha_gradient, packets},                                     \
                                         shared);                                                                      \
   }

@@ -21,16 +21,20 @@ struct Listing {
 template <class Id> struct Lists {
   Id* tile_ids;
   int* owners;
+  unsigned char* halves;  // see halves_met
   int tiles_x;
 };
 
 // Lists the tiles of one column, from `slot` on; returns how many.
 template <class Id>
 GNS_DEVICE int list_column(const Lists<Id>& out, const Footprint& f, int column, int gaussian, int slot) {
-  const TileSpan span = tiles_of_column(f, column);
+  const Span span = tiles_of_column(f, column);
+  const Span left = rows_of_strip(f, column * kTile, kQuadrant);
+  const Span right = rows_of_strip(f, column * kTile + kQuadrant, kQuadrant);
   for (int row = span.first; row <= span.last; ++row, ++slot) {
     out.tile_ids[slot] = Id(row * out.tiles_x + column);
     out.owners[slot] = gaussian;
+    out.halves[slot] = static_cast<unsigned char>(halves_met(left, row) | halves_met(right, row) << kHalves);
   }
   return span_length(span);
 }
@@ -68,9 +72,9 @@ template <class Id> GNS_DEVICE void list_together(const Lists<Id>& out, const Fo
 template <class Id>
 GNS_DEVICE void emit(int count, int width, int capacity, const long long* order, const long long* ends,
                      const int* tile_counts, const float4* splats, const float4* footprints, int* slot_begin,
-                     Id* tile_ids, int* owners) {
+                     Id* tile_ids, int* owners, unsigned char* halves) {
   const int rank = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % kWarp;
-  const Lists<Id> out = {tile_ids, owners, ceil_div(width, kTile)};
+  const Lists<Id> out = {tile_ids, owners, halves, ceil_div(width, kTile)};
   const long long instances = ends[count - 1];
   const bool fits = instances <= capacity;
   const size_t threads = size_t(gridDim.x) * blockDim.x;
@@ -95,7 +99,8 @@ GNS_DEVICE void emit(int count, int width, int capacity, const long long* order,
 
 template <class Id>
 GNS_DEVICE void ranges(int capacity, const Id* sorted_ids, const long long* sort_index, const int* owners,
-                       int2* tile_ranges, int* list, int* slots) {
+                       const unsigned char* halves, int2* tile_ranges, int* list, int* slots,
+                       unsigned char* list_halves) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= capacity) return;
   const Id tile = sorted_ids[i];
@@ -103,6 +108,7 @@ GNS_DEVICE void ranges(int capacity, const Id* sorted_ids, const long long* sort
   const int slot = int(sort_index[i]);
   list[i] = owners[slot];
   slots[i] = slot;
+  list_halves[i] = halves[slot];
   if (i == 0 || sorted_ids[i - 1] != tile) tile_ranges[tile].x = i;
   if (i == capacity - 1 || sorted_ids[i + 1] != tile) tile_ranges[tile].y = i + 1;
 }
@@ -114,13 +120,15 @@ GNS_DEVICE void ranges(int capacity, const Id* sorted_ids, const long long* sort
   extern "C" __global__ void __launch_bounds__(256)                                                                   \
       emit##SUFFIX(int count, int width, int capacity, const long long* order, const long long* ends,                 \
                    const int* tile_counts, const float4* splats, const float4* footprints, int* slot_begin,            \
-                   ID* tile_ids, int* owners) {                                                                        \
-    gns::emit(count, width, capacity, order, ends, tile_counts, splats, footprints, slot_begin, tile_ids, owners);    \
+                   ID* tile_ids, int* owners, unsigned char* halves) {                                                 \
+    gns::emit(count, width, capacity, order, ends, tile_counts, splats, footprints, slot_begin, tile_ids, owners,     \
+              halves);                                                                                                \
   }                                                                                                                   \
   extern "C" __global__ void __launch_bounds__(256)                                                                   \
       ranges##SUFFIX(int capacity, const ID* sorted_ids, const long long* sort_index, const int* owners,               \
-                     int2* tile_ranges, int* list, int* slots) {                                                       \
-    gns::ranges(capacity, sorted_ids, sort_index, owners, tile_ranges, list, slots);                                  \
+                     const unsigned char* halves, int2* tile_ranges, int* list, int* slots,                            \
+                     unsigned char* list_halves) {                                                                     \
+    gns::ranges(capacity, sorted_ids, sort_index, owners, halves, tile_ranges, list, slots, list_halves);             \
   }
 GNS_TILE_KERNELS(, short)
 GNS_TILE_KERNELS(_wide, int)

@@ -28,21 +28,39 @@ GNS_DEVICE Footprint load_footprint(const float4* splats, const float4* footprin
           span_last(rows)};
 }
 
-struct TileSpan { int first, last; };  // inclusive; empty where first > last
+struct Span { int first, last; };  // inclusive; empty where first > last
 
-// Tile rows that the ellipse meets within one column of tiles.
-GNS_DEVICE TileSpan tiles_of_column(const Footprint& f, int tile_x) {
-  const float left = float(tile_x * kTile) + 0.5f - f.ellipse.x;
-  const Strip<float> strip = strip_met(f.ellipse, left, kTile);
+// Pixel rows that the ellipse meets within the `columns` pixel columns from number `x` on.
+GNS_DEVICE Span rows_of_strip(const Footprint& f, int x, int columns) {
+  const Strip<float> strip = strip_met(f.ellipse, float(x) + 0.5f - f.ellipse.x, columns);
   if (!(strip.low <= strip.high)) return {1, 0};
   const RowSpan<float> rows = rows_met(f.ellipse, f.y0, f.y1, strip);
   if (!(rows.first <= rows.last)) return {1, 0};
-  return {int(rows.first) / kTile, int(rows.last) / kTile};
+  return {int(rows.first), int(rows.last)};
+}
+
+// Tile rows that the ellipse meets within one column of tiles.
+GNS_DEVICE Span tiles_of_column(const Footprint& f, int tile_x) {
+  const Span rows = rows_of_strip(f, tile_x * kTile, kTile);
+  return rows.first <= rows.last ? Span{rows.first / kTile, rows.last / kTile} : rows;
+}
+
+// A tile is 2 × 4 half quadrants, of 8 × 4 pixels each: a bit for each, column by column, top to bottom.
+constexpr int kQuadrant = 8;        // pixels, both ways
+constexpr int kHalf = 4;            // rows of a half quadrant
+constexpr int kHalves = kTile / kHalf;  // in a column
+
+// Half quadrants of tile row `tile_y` that pixel rows `rows` meet in one column of them.
+GNS_DEVICE unsigned halves_met(const Span& rows, int tile_y) {
+  const int top = tile_y * kTile;
+  const int first = rows.first > top ? (rows.first - top) / kHalf : 0;
+  const int last = rows.last < top + kTile ? rows.last - top : kTile - 1;
+  return first < kHalves && last >= first * kHalf ? (2u << last / kHalf) - (1u << first) : 0u;
 }
 
 GNS_DEVICE int first_column(const Footprint& f) { return f.x0 / kTile; }
 GNS_DEVICE int last_column(const Footprint& f) { return f.x1 / kTile; }
 
-GNS_DEVICE int span_length(TileSpan span) { return span.last - span.first + 1; }  // {1, 0} has none
+GNS_DEVICE int span_length(Span span) { return span.last - span.first + 1; }  // {1, 0} has none
 
 }  // namespace gns

@@ -69,6 +69,7 @@ class CpuBackend:
 
     dtypes = tuple(_kernels)
     description = "the CPU"
+    steps_in_backward = False
 
     def what_is_missing(self) -> str | None:
         """Nothing: without its kernels this module cannot be imported."""

@@ -1,8 +1,8 @@
 """The backend on an NVIDIA GPU: the order in which kernels (gns/csrc/cuda) and torch's sorts follow each other.
 
 A rendering is, forward, project; sort by depth; count and emit the tile instances; sort those by tile; blend. Backward
-it is blend_backward and project_backward. All run in order on torch's current stream. Equal input gives equal bits:
-sorts are stable, and every sum has a fixed order.
+it is blend_backward and project_backward, or project_backward_step, which lets Adam spend the gradients at once. All
+run in order on torch's current stream. Equal input gives equal bits: sorts are stable, and every sum has a fixed order.
 
 The host reads one number, M, how many instances there are; for a view that it has seen before without letting the GPU
 wait. It makes room for as many as `Forecast` expects, queues all stages up to blend, and looks only then at M, which
@@ -15,7 +15,7 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
                   while sorting: sorted key 4, order 8, its counts 4, their sums 8, and 24 inside the sort
                   results: radius 4, absolute gradient 8
     an instance   gradient packet 48
-    a slot        tile id 2, owner 4, list 4, its slot 4; there is an eighth more room than instances
+    a slot        tile id 2, owner 4, list 4, its slot 4, 2 × half quadrants 1; an eighth more of them than instances
                   while sorting: sorted id 2, index 8, and 20 inside the sort
     a pixel       image 12, alpha 4; loss: maps 36, image gradient 12
 """
@@ -23,6 +23,7 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -30,11 +31,12 @@ from torch import Tensor
 
 from gns.errors import UserError
 from gns.gaussian_renderer.backends import kernel_table as table
-from gns.gaussian_renderer.backends.cuda import OLDEST_CAPABILITY, Kernels, Launcher, missing_parts
+from gns.gaussian_renderer.backends.cuda import Kernels, Launcher
 from gns.gaussian_renderer.backends.forecast import SLACK, Forecast
 from gns.gaussian_renderer.backends.kernel_table import Launchable
 from gns.gaussian_renderer.backends.protocol import (
     AdamGroup,
+    BackwardStep,
     LossBackward,
     Planes,
     RenderGradients,
@@ -50,7 +52,7 @@ MOST_PIXELS_ACROSS = 65535
 
 BYTES_A_GAUSSIAN = 92 + 48 + 12
 BYTES_AN_INSTANCE = 48
-BYTES_A_SLOT = 14 + 30
+BYTES_A_SLOT = 16 + 30
 BYTES_A_PIXEL = 16 + 48
 
 _NO_TENSOR: tuple[Launchable, ...] = (0, None, None, None, None, 0.0, 0.0)  # of `adam`
@@ -73,7 +75,10 @@ class GpuBackend:
         self.device = device
         self.kernels = Kernels(device, launcher)
         self.forecast = forecast or Forecast()
-        self.idle: list[_Space] = []  # those that no rendering uses at the moment
+        # Those that no rendering uses at the moment, by the stream whose queue keeps their users apart.
+        self.idle: defaultdict[int, list[_Space]] = defaultdict(list)
+
+        self.steps_in_backward = True  # see `Backend.steps_in_backward`; off only to compare
 
     @property
     def description(self) -> str:
@@ -81,14 +86,12 @@ class GpuBackend:
         return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
 
     def what_is_missing(self) -> str | None:
-        """See `Backend.what_is_missing`: a GPU that is young enough, and what compiles the kernels for it."""
-        capability = torch.cuda.get_device_capability(self.device)
-        if capability < OLDEST_CAPABILITY:
-            return (
-                f"it is {torch.cuda.get_device_name(self.device)} with compute capability {_version(capability)}: the "
-                f"CUDA renderer needs {_version(OLDEST_CAPABILITY)} or newer; use --device cpu"
-            )
-        return missing_parts()
+        """See `Backend.what_is_missing`. Tries compiler and driver: the kernels are compiled and loaded here."""
+        try:
+            _ = self.kernels.launcher
+        except UserError as error:
+            return str(error)
+        return None
 
     def render(self, inputs: RenderInputs, targets: RenderTargets) -> Rendering:
         """See `Backend.render`."""
@@ -129,8 +132,7 @@ class GpuBackend:
         for group in groups[:most]:
             count = group.tensors.parameter.numel()
             blocks += blocks_of(count, table.ADAM_PART)
-            tensors += (count, *group.tensors.flat)
-            tensors += (group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step))
+            tensors += (count, *group.tensors.flat, *_corrected(group, beta1, beta2))
         tensors += (most - len(groups)) * _NO_TENSOR
         self.kernels.launch("adam", (blocks,), *tensors, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
 
@@ -141,7 +143,7 @@ class GpuBackend:
 
     def kept_bytes(self) -> int:
         """See `Backend.kept_bytes`."""
-        return sum(space.nbytes for space in self.idle)
+        return sum(space.nbytes for spaces in self.idle.values() for space in spaces)
 
     def rendering_bytes(self, gaussians: int, instances: int, pixels: int) -> int:
         """See `Backend.rendering_bytes`: the table above, and room to spare."""
@@ -151,8 +153,13 @@ class GpuBackend:
         return least + least // SPARE
 
 
-def _version(capability: tuple[int, int]) -> str:
-    return ".".join(map(str, capability))
+def stream_handle(device: torch.device) -> int:
+    """Torch's current stream on `device`; 0 where work is not queued."""
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+def _corrected(group: AdamGroup, beta1: float, beta2: float) -> tuple[float, float]:
+    """rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
+    return group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step)
 
 
 class _Space(Workspace):
@@ -186,12 +193,16 @@ class Rendering:
         self._backend, self._parameters = backend, parameters
         self._background, self._edges = inputs.background, inputs.edges
         self._camera_arguments = table.camera_arguments(camera)
-        self._space = backend.idle.pop() if backend.idle else _Space(means.device)
+        self._stream = stream_handle(means.device)
+        try:
+            self._space = backend.idle[self._stream].pop()
+        except IndexError:  # asking before would not do: another thread may take the last one
+            self._space = _Space(means.device)
 
     def __del__(self) -> None:
         if hasattr(self, "_space"):
             # The next to use it queues its work behind that of this rendering, on the same stream.
-            self._backend.idle.append(self._space)
+            self._backend.idle[self._stream].append(self._space)
 
     def forward(self, targets: RenderTargets) -> None:
         """Run the forward stages."""
@@ -217,7 +228,10 @@ class Rendering:
         """Run the backward stages."""
         absolute = gradients.abs_mean2d is not None
         self.blend_backward(image, alpha, gradients.image, gradients.alpha, absolute=absolute)
-        self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
+        if gradients.step is None:
+            self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
+        else:
+            self.project_backward_step(gradients.step, gradients.abs_mean2d, gradients.mean2d)
 
     # The stages, in order
 
@@ -272,6 +286,7 @@ class Rendering:
         self.slot_begin = take("slot_begin", (n,), torch.int32)
         self.tile_ids = take(f"tile_ids{self._wide}", (capacity,), self._id_type)
         self.owners = take("owners", (capacity,), torch.int32)
+        self._halves = take("halves", (capacity,), torch.uint8)
         self._launch_per_gaussian(
             f"emit{self._wide}",
             n,
@@ -285,6 +300,7 @@ class Rendering:
             self.slot_begin,
             self.tile_ids,
             self.owners,
+            self._halves,
         )
 
     def sort_by_tile(self) -> None:
@@ -296,18 +312,21 @@ class Rendering:
         self.tile_ranges = take("tile_ranges", (self.tiles, 2), torch.int32).zero_()
         self.list = take("list", (room,), torch.int32)
         self.slots = take("slots", (room,), torch.int32)
+        self.list_halves = take("list_halves", (room,), torch.uint8)
         name = f"ranges{self._wide}"
         grid = (blocks_of(room, table.KERNELS[name].block[0]),)
-        self._backend.kernels.launch(name, grid, room, ids, index, self.owners, self.tile_ranges, self.list, self.slots)
+        lists = (self.tile_ranges, self.list, self.slots, self.list_halves)
+        self._backend.kernels.launch(name, grid, room, ids, index, self.owners, self._halves, *lists)
 
     def blend(self, image: Tensor | None, alpha: Tensor | None, *, scored: bool) -> None:
         """The picture, the scores of the instances, or both."""
         size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
         if not scored:
-            self._launch_per_tile("blend", *size, self.tile_ranges, self.list, self.splats, background, image, alpha)
+            lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
+            self._launch_per_tile("blend", *size, *lists, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
-        lists = (self.tile_ranges, self.list, self.slots, self.splats)
+        lists = (self.tile_ranges, self.list, self.list_halves, self.slots, self.splats)
         if image is None:
             self._launch_per_tile("score", *size, *lists, edges, self.scores)
         else:
@@ -334,6 +353,7 @@ class Rendering:
             self.camera.height,
             self.tile_ranges,
             self.list,
+            self.list_halves,
             self.slots,
             self.splats,
             image,
@@ -358,6 +378,28 @@ class Rendering:
             *gradients,
             abs_mean2d,
             mean2d,
+        )
+
+    def project_backward_step(self, step: BackwardStep, abs_mean2d: Tensor | None, mean2d: Tensor | None) -> None:
+        """Let Adam spend each Gaussian's gradients, and write those by its mean on the screen where asked."""
+        stepped: list[Launchable] = []
+        for group, further in zip(step.groups, step.further, strict=True):
+            parameter, _, *moments = group.tensors.flat
+            stepped += (parameter, *moments, further, *_corrected(group, step.beta1, step.beta2))
+        self._launch_per_gaussian(
+            "project_backward_step",
+            *self._camera_arguments,
+            self.count,
+            self.sh_degree,
+            math.isqrt(self._parameters[-1].shape[0] + 1) - 1,
+            self.tile_counts,
+            self.slot_begin,
+            self.splats,
+            self.packets,
+            abs_mean2d,
+            mean2d,
+            *stepped,
+            *(step.beta1, 1 - step.beta1, step.beta2, 1 - step.beta2, step.epsilon),
         )
 
     @property

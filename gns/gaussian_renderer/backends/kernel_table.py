@@ -8,14 +8,16 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
 
     project                       splats, footprints, depth_keys, tile_counts, radii
     host: order = sort(depth_keys, stable), ends = cumsum(tile_counts[order]) in int64, M = ends[-1]
-    emit (emit_wide)              slot_begin, tile_ids, owners: one instance a slot, near to far; nothing where C < M
+    emit (emit_wide)              slot_begin, tile_ids, owners, halves: one instance a slot, near to far; nothing
+                                  where C < M
     host: sorted_ids, sort_index = sort(tile_ids, stable); tile_ranges zeroed
-    ranges (ranges_wide)          tile_ranges, list, slots
+    ranges (ranges_wide)          tile_ranges, list, slots, list_halves
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
       | blend_backward_screen       … with the sums for abs_mean2d, which are zero without
     project_backward              sums each Gaussian's packets in a fixed order; ADDS to the gradients
+      | project_backward_step       … or spends them at once, in one step of Adam: they never come to memory
     adam                          all groups in one launch; clears the gradients
 
 Nothing uses a floating-point atomic: the same input gives the same bits. Limits that the host must refuse beyond:
@@ -101,7 +103,13 @@ _TILE_COUNTS = _ints("tile_counts", "[N]")
 _SLOT_BEGIN = _ints("slot_begin", "[N]; only where tile_counts > 0")
 _RANGES = _ints("tile_ranges", "[T, 2], first and one past the last instance in `list`")
 _LIST = _ints("list", "[C], Gaussian of each instance, tile by tile, near to far")
+_LIST_HALVES = Argument("halves", torch.uint8, "[C], 8×4 pixels of its tile that each of `list` meets, a bit for each")
 _SLOTS = _ints("slots", "[C], slot of each instance of `list`")
+_SCREEN_GRADIENTS = (
+    _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen", optional=True),
+    _floats("mean2d", "[2, N], written, not added to", optional=True),
+)
+_ADAM_FACTORS = _scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2 epsilon")
 _TARGET = Argument("target", torch.uint8, "[H, W, 3]")
 _MASK = Argument("mask", torch.uint8, "[H, W], zero where a pixel does not count", optional=True)
 _MAPS = "[3, 3, H, W]: derivatives of SSIM by blurred x, x², xy; each for three channels"
@@ -119,6 +127,7 @@ def _emit(name: str, ids: torch.dtype) -> Kernel:
         _SLOT_BEGIN,
         Argument("tile_ids", ids, "[C]; the largest number of the type where no instance is"),
         _ints("owners", "[C], Gaussian of each slot"),
+        Argument("halves", torch.uint8, "[C], 8×4 pixels of its tile that each slot meets, a bit for each"),
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(N/256)", arguments)
 
@@ -129,9 +138,11 @@ def _ranges(name: str, ids: torch.dtype) -> Kernel:
         Argument("sorted_ids", ids, "[C], tile_ids sorted"),
         Argument("sort_index", torch.int64, "[C], slot of each sorted id"),
         _ints("owners", "[C]"),
+        Argument("halves", torch.uint8, "[C]"),
         _ints("tile_ranges", "[T, 2]; must hold zeros"),
         _LIST,
         _SLOTS,
+        Argument("list_halves", torch.uint8, "[C]"),
     )
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
 
@@ -141,6 +152,7 @@ def _blend_backward(name: str) -> Kernel:
         *_integers("width height"),
         _RANGES,
         _LIST,
+        _LIST_HALVES,
         _SLOTS,
         _SPLATS,
         _floats("image", "[3, H, W], what `blend` drew"),
@@ -150,6 +162,14 @@ def _blend_backward(name: str) -> Kernel:
         _floats("packets", "[M, 12]; every slot is written"),
     )
     return Kernel(name, "blend_backward.cu", (128, 1, 1), "T", arguments)
+
+
+def _stepped(name: str, shape: str) -> tuple[Argument, ...]:
+    return (
+        *(_floats(f"{name}{part}", f"{shape}, changed") for part in ("", "_first_moment", "_second_moment")),
+        _floats(f"{name}_further", f"{shape}, gradient by something else than the picture", optional=True),
+        *_scalars(torch.float32, f"{name}_step {name}_inverse_root"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+    )
 
 
 def _adam_tensor(k: int) -> tuple[Argument, ...]:
@@ -193,6 +213,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SPLATS,
             _floats("background", "[3]"),
             _floats("image", "[3, H, W]"),
@@ -208,6 +229,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SLOTS,
             _SPLATS,
             _floats("background", "[3]"),
@@ -226,6 +248,7 @@ _KERNELS = (
             *_integers("width height"),
             _RANGES,
             _LIST,
+            _LIST_HALVES,
             _SLOTS,
             _SPLATS,
             _floats("edges", "[H, W]"),
@@ -255,8 +278,24 @@ _KERNELS = (
             _SPLATS,
             _floats("packets", "[M, 12]"),
             *_GRADIENTS,
-            _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen", optional=True),
-            _floats("mean2d", "[2, N], written, not added to", optional=True),
+            *_SCREEN_GRADIENTS,
+        ),
+    ),
+    Kernel(
+        "project_backward_step",
+        "project_backward.cu",
+        (128, 1, 1),
+        "ceil(N/128)",
+        (
+            *_CAMERA,
+            *_integers("count sh_degree sh_stored"),  # the degree drawn, and that of all K coefficients
+            _TILE_COUNTS,
+            _SLOT_BEGIN,
+            _SPLATS,
+            _floats("packets", "[M, 12]"),
+            *_SCREEN_GRADIENTS,
+            *(argument for name, shape in _SHAPES.items() for argument in _stepped(name, shape)),
+            *_ADAM_FACTORS,
         ),
     ),
     Kernel(
@@ -302,7 +341,7 @@ _KERNELS = (
         "sum of ceil(count/1024) over the tensors",
         (
             *(argument for k in range(ADAM_TENSORS) for argument in _adam_tensor(k)),
-            *_scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2 epsilon"),
+            *_ADAM_FACTORS,
         ),
     ),
 )

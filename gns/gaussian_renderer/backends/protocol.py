@@ -7,7 +7,7 @@ have been checked before a backend is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -54,10 +54,11 @@ class RenderGradients:
 
     image: Tensor  # ∂loss/∂image, [3, H, W]
     alpha: Tensor | None  # ∂loss/∂alpha, [H, W]; None is zero
-    parameters: Planes  # ∂loss/∂parameters; added to
+    parameters: Planes  # ∂loss/∂parameters; added to, unless there is a `step`, which spends them
     # By the mean on the screen, summed over pixels, in units of half the image (W/2, H/2); written where given.
     abs_mean2d: Tensor | None = None  # [2, N], of the absolute gradient of each pixel
     mean2d: Tensor | None = None  # [2, N], of the gradient with its sign
+    step: BackwardStep | None = None  # only where the backend `steps_in_backward`
 
 
 class Rendering(Protocol):
@@ -105,6 +106,26 @@ class AdamGroup:
     merged: int = 1  # steps that this one stands for
 
 
+@dataclass(frozen=True, eq=False)
+class BackwardStep:
+    """A step of Adam that a rendering's backward pass takes with the gradients it finds, which never come to memory.
+
+    Gives the same bits as adding to gradients of zero and stepping; the `gradient` of its tensors is not touched.
+    """
+
+    groups: tuple[AdamGroup, ...]  # the six that are drawn, in the order of `Planes`
+    beta1: float
+    beta2: float
+    epsilon: float
+    # Gradients by something else than the picture, as planes; None for zero. Filled before the backward pass.
+    further: list[Tensor | None] = field(default_factory=lambda: [None] * 6)
+
+    def add(self, number: int, gradient: Tensor) -> None:
+        """Let the step of group `number` spend `gradient` [N, ...] too."""
+        planes, before = gradient.detach().movedim(0, -1).contiguous(), self.further[number]
+        self.further[number] = planes if before is None else before + planes
+
+
 def _flat(values: Tensor) -> Tensor:
     """All elements in the order of memory, [numel]; a view."""
     flat = values.detach().movedim(0, -1)
@@ -126,6 +147,11 @@ class Backend(Protocol):
     @property
     def description(self) -> str:
         """What a user calls the device: "the CPU", "cuda:0 (NVIDIA H200)"."""
+        ...
+
+    @property
+    def steps_in_backward(self) -> bool:
+        """Whether a rendering's backward pass takes a `BackwardStep`."""
         ...
 
     def what_is_missing(self) -> str | None:

@@ -41,7 +41,8 @@ class Bar(Listener):
                 self._bar.update(event.losses)
             case HeldOutScored():
                 masked = f" ({event.masked} with a mask: pixels that count)" if event.masked else ""
-                self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views{masked}")
+                fitted = "" if event.fitted is None else f"; {event.fitted:.2f} dB with their exposure fitted"
+                self._say(event, f"PSNR {event.psnr:.2f} dB over {event.views} held-out views{masked}{fitted}")
             case ModelSaved():
                 digest = f" (SHA-256 {event.sha256})" if event.sha256 else ""
                 self._say(event, f"{event.count:,} Gaussians in {event.path}{digest}")

@@ -27,10 +27,10 @@ class Checkpoints(Listener):
     def due(self, moment: IterationEnded) -> bool:
         return not moment.last and (moment.stop or moment.overdue or moment.iteration in self._iterations)
 
-    def hear(self, event: Event) -> Iterable[Event]:
-        if isinstance(event, IterationEnded) and self.due(event) and self._run:
-            if spoilt := not_finite(event._state.population):
-                raise UserError(f"training diverged: {spoilt} are not finite after iteration {event.iteration}")
-            path = self._run.save_checkpoint(event._state.state_dict(), event.iteration)
+    def keep(self, moment: IterationEnded) -> Iterable[Event]:
+        if self.due(moment) and self._run:
+            if spoilt := not_finite(moment._state.population):
+                raise UserError(f"training diverged: {spoilt} are not finite after iteration {moment.iteration}")
+            path = self._run.save_checkpoint(moment._state.state_dict(), moment.iteration)
             self._saved_at = time.monotonic()
-            yield event.then(CheckpointSaved, path=path)
+            yield moment.then(CheckpointSaved, path=path)

@@ -13,20 +13,22 @@ EVERY = 100  # iterations, about
 
 
 class Log(Listener):
-    """Writes the log of a run. Its clock starts with the listener."""
+    """Writes the log of a run. Its clocks, of the wall and of the processor, start with the listener."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._started = time.monotonic()
+        self._started, self._started_processor = time.monotonic(), time.process_time()
 
     def hear(self, event: Event) -> Iterable[Event]:
         match event:
             case Progress() if event.iteration % EVERY < event.losses:
                 self._write(event, {"loss": event.loss, "gaussians": event.count, **event.report})
             case HeldOutScored():
-                self._write(event, {"held_out_psnr": event.psnr})
+                fitted = {} if event.fitted is None else {"held_out_psnr_fitted": event.fitted}
+                self._write(event, {"held_out_psnr": event.psnr, **fitted})
         return ()
 
     def _write(self, event: Event, values: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - self._started, 2)
-        self._run.log({"iteration": event.iteration, **values, "seconds": seconds})
+        processor = round(time.process_time() - self._started_processor, 2)  # of all threads
+        self._run.log({"iteration": event.iteration, **values, "seconds": seconds, "processor_seconds": processor})

@@ -21,13 +21,13 @@ class Models(Listener):
     def due(self, moment: IterationEnded) -> bool:
         return moment.last or moment.iteration in self._iterations
 
-    def hear(self, event: Event) -> Iterable[Event]:
-        if isinstance(event, IterationEnded) and self.due(event) and self._run:
-            gaussians = event.gaussians
-            path = self._run.save_model(gaussians, event.iteration)
-            yield event.then(ModelSaved, path=path, sha256=self._run.model_digest(event.iteration))
+    def keep(self, moment: IterationEnded) -> Iterable[Event]:
+        if self.due(moment) and self._run:
+            gaussians = moment.gaussians
+            path = self._run.save_model(gaussians, moment.iteration, moment.records)
+            yield moment.then(ModelSaved, path=path, sha256=self._run.model_digest(moment.iteration))
             if (offset := gaussians.for_float32()[1]) != WORLD.offset:
-                yield event.then(Remark, text=offset_told(path, offset))
+                yield moment.then(Remark, text=offset_told(path, offset))
 
 
 def offset_told(path: Path, offset: tuple[float, float, float]) -> str:

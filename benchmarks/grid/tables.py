@@ -1,0 +1,247 @@
+"""The tables of docs/results.md, as rows of text cells."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.grid.groups import BySeed, Group, values
+from benchmarks.grid.plan import PUBLISHED, REFERENCE
+from benchmarks.grid.results import Result
+from benchmarks.grid.statistics import Figure, figure, paired
+from gns.commands import published
+from gns.commands.test import SuiteScene
+from gns.rules import METHODS
+from gns.utils.tables import Rows
+
+NOT_MEASURED = "not measured"
+CLAIM_SHARE, CLAIM_GAIN = 0.15, 0.6  # of 3DGS's Gaussians, and dB above it: what the paper says
+SHARES = (0.05, 0.1, 0.15, 0.3)
+# Published PSNR of 3DGS, dB, at 30,000 iterations (Kerbl et al. 2023, NeRF-synthetic).
+PUBLISHED_REFERENCE = {("lego", 30_000): 35.78}
+
+
+def psnr(result: Result) -> float:
+    return result.psnr
+
+
+def ssim(result: Result) -> float:
+    return result.ssim
+
+
+def seconds(result: Result) -> float | None:
+    """What it took: of the processor, or of the clock where a GPU did the work."""
+    return result.cpu_seconds if result.device == "cpu" else result.wall_seconds
+
+
+def all_runs(group: Group) -> Rows:
+    """A row a cell of the grid: means over seeds, and the spread of single runs."""
+    fits = any(result.options.get("--exposure") for result in group.results)
+    fitted = ["PSNR fitted, dB"] if fits else []  # on the right halves of photos, colours fitted on the left ones
+    header = ["budget", "method", "Gaussians", "PSNR, dB", "SSIM", *fitted, f"{_clock(group)} s", "peak memory, GB"]
+    rows = [[*header, "seeds"]]
+    for (entrant, budget), runs in group.runs.items():
+        times, memory = values(runs, seconds), values(runs, lambda result: result.peak_memory_bytes)
+        rows.append(
+            [
+                group.budget_text(budget),
+                entrant,
+                f"{figure([result.gaussians for result in runs.values()]).mean:,.0f}",
+                figure([result.psnr for result in runs.values()]).spread_text(2),
+                figure([result.ssim for result in runs.values()]).spread_text(4),
+                *([_fitted(runs)] if fits else []),
+                f"{figure(list(times.values())).mean:,.0f}" if times else "-",
+                f"{figure(list(memory.values())).mean / 1e9:.2f}" if memory else "-",
+                str(len(runs)),
+            ]
+        )
+    return rows
+
+
+def beside_reference(groups: Sequence[Group], entrant: str) -> Rows:
+    """3DGS, and how far `entrant` is above it at shares of its Gaussians, seed by seed."""
+    gains = [f"{entrant} at {100 * share:g} %, dB" for share in SHARES]
+    rows = [["scene", "iterations", "3DGS: Gaussians", "PSNR, dB", "SSIM", "published PSNR", *gains]]
+    for group in groups:
+        runs = group.of(REFERENCE, None)
+        if not runs:
+            continue
+        known = PUBLISHED_REFERENCE.get((group.scene, group.iterations))
+        cells = []
+        for share in SHARES:
+            gain = paired(
+                values(group.of(entrant, group.share_budget(share)), psnr) if group.reference_count else {},
+                values(runs, psnr),
+            )
+            cells.append(NOT_MEASURED if gain is None else f"{gain.error_text(2)} ({gain.n})")
+        rows.append(
+            [
+                group.scene,
+                f"{group.iterations:,}",
+                f"{figure([result.gaussians for result in runs.values()]).mean:,.0f}",
+                figure([result.psnr for result in runs.values()]).spread_text(2),
+                figure([result.ssim for result in runs.values()]).spread_text(4),
+                "-" if known is None else f"{known:.2f}",
+                *cells,
+            ]
+        )
+    return rows
+
+
+def claim(groups: Sequence[Group], scenes: Sequence[str], entrants: Sequence[str]) -> Rows:
+    """Whether `entrants` are CLAIM_GAIN above 3DGS at CLAIM_SHARE of its Gaussians; a row at least for each scene."""
+    rows = [["scene", "iterations", "method", "Gaussians", "above 3DGS, dB", "95 % interval", "seeds", "verdict"]]
+    for scene in scenes:
+        found = []
+        for group in groups:
+            budget = group.share_budget(CLAIM_SHARE)
+            for entrant in entrants if group.scene == scene and budget is not None else ():
+                gain = paired(values(group.of(entrant, budget), psnr), values(group.of(REFERENCE, None), psnr))
+                if gain is not None:
+                    found.append([scene, f"{group.iterations:,}", entrant, f"{budget:,}", *_judged(gain)])
+        rows += found or [[scene, "", "", "", "", "", "", NOT_MEASURED]]
+    return rows
+
+
+def _judged(gain: Figure) -> list[str]:
+    interval = gain.interval
+    if interval is None:
+        side = "above" if gain.mean >= CLAIM_GAIN else "below"
+        return [gain.error_text(2), "-", str(gain.n), f"{side}, in a single pair of runs"]
+    low, high = interval
+    verdict = "shown" if low >= CLAIM_GAIN else "refuted" if high < CLAIM_GAIN else "undecided"
+    return [gain.error_text(2), f"{low:+.2f} to {high:+.2f}", str(gain.n), verdict]
+
+
+def against_baseline(groups: Sequence[Group], baseline: str) -> Rows:
+    """All others at the budgets that the baseline has too, seed by seed; then each variant's mean over scenes."""
+    header = ["method", "scene", "iterations", "Gaussians", "PSNR, dB", "SSIM", "time", "seeds"]
+    rows, by_entrant = [header], dict[str, list[tuple[Figure, Figure, float | None, str]]]()
+    for group in groups:
+        for (entrant, budget), runs in group.runs.items():
+            others = group.of(baseline, budget)
+            gain = paired(values(runs, psnr), values(others, psnr))
+            likeness = paired(values(runs, ssim), values(others, ssim))
+            if entrant == baseline or gain is None or likeness is None:
+                continue
+            ratio = _time_ratio(values(runs, seconds), values(others, seconds))
+            by_entrant.setdefault(entrant, []).append((gain, likeness, ratio, group.scene))
+            rows.append(
+                [
+                    entrant,
+                    group.scene,
+                    f"{group.iterations:,}",
+                    group.size_text(budget, runs),
+                    gain.error_text(2),
+                    likeness.error_text(4),
+                    _times(ratio),
+                    str(gain.n),
+                ]
+            )
+    for entrant, cells in by_entrant.items():
+        scenes = len({scene for *_, scene in cells})
+        if scenes > 1:
+            ratios = [ratio for _, _, ratio, _ in cells if ratio is not None]
+            gain_mean = figure([gain.mean for gain, *_ in cells]).mean
+            likeness_mean = figure([likeness.mean for _, likeness, *_ in cells]).mean
+            rows.append(
+                [
+                    f"**{entrant}**",
+                    f"mean of {scenes} scenes",
+                    "",
+                    "",
+                    f"{gain_mean:+.2f}",
+                    f"{likeness_mean:+.4f}",
+                    _times(figure(ratios).mean if ratios else None),
+                    "",
+                ]
+            )
+    return [rows[0], *sorted(rows[1:], key=lambda row: (row[0].strip("*"), row[0].startswith("*")))]
+
+
+def published_scenes(groups: Sequence[Group], scenes: Sequence[SuiteScene], entrant: str) -> Rows:
+    """The scenes of budget.txt beside the paper."""
+    rows = [["scene", "Gaussians", "published PSNR of GNS, dB", "PSNR, dB", "SSIM", "iterations", "seeds"]]
+    for scene in scenes:
+        theirs = f"{published.PSNR[scene.name]:.2f}" if scene.name in published.PSNR else "-"
+        ours = [
+            (group, runs) for group in groups if group.scene == scene.name and (runs := group.of(entrant, scene.budget))
+        ]
+        start = [scene.name, f"{scene.budget:,}", theirs]
+        for group, runs in ours:
+            results = runs.values()
+            rows.append(
+                [
+                    *start,
+                    figure([result.psnr for result in results]).spread_text(2),
+                    figure([result.ssim for result in results]).spread_text(4),
+                    f"{group.iterations:,}",
+                    str(len(runs)),
+                ]
+            )
+        if not ours:
+            rows.append([*start, NOT_MEASURED, "", "", ""])
+    return rows
+
+
+def command(groups: Sequence[Group], entrants: Sequence[str] | None = None) -> str:
+    """The one call of benchmarks/quality.py that makes the runs of `groups`, or those of some of its entrants."""
+    results = [
+        result
+        for group in groups
+        for (entrant, _), runs in group.runs.items()
+        if entrants is None or entrant in entrants
+        for result in runs.values()
+    ]
+    budgets = list(dict.fromkeys(_asked_for(group, budget) for group in groups for budget in group.budgets))
+    named = {result.entrant: result.entrant_options for result in results}
+    methods = [name for name in METHODS if name in named]
+    variants = [f"{name}={shlex.join(options)}" for name, options in named.items() if name not in METHODS]
+    words = [
+        *("python", "benchmarks/quality.py", "--scenes", *_distinct(result.scene for result in results)),
+        *("--methods", *methods),
+        *(("--variants", *variants) if variants else ()),
+        *(("--budgets", *budgets) if budgets else ()),
+        *("--iterations", *_distinct(str(result.iterations) for result in results)),
+        *("--seeds", *map(str, sorted({result.seed for result in results}))),
+    ]
+    return shlex.join(words)
+
+
+def published_command(scenes: Sequence[SuiteScene], entrant: str) -> str:
+    """The call that measures the scenes of budget.txt."""
+    names = [scene.name for scene in scenes]
+    return shlex.join(
+        [
+            *("python", "benchmarks/quality.py", "--scenes", *names, "--methods", entrant),
+            *("--budgets", PUBLISHED, "--iterations", "30000"),
+        ]
+    )
+
+
+def _asked_for(group: Group, budget: int) -> str:
+    text = group.budget_text(budget)
+    return text.partition("(")[2].rstrip(" %)") + "%" if "(" in text else str(budget)
+
+
+def _distinct(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def _fitted(runs: BySeed) -> str:
+    scores = values(runs, lambda result: result.scores.get("PSNR_fitted"))
+    return figure(list(scores.values())).spread_text(2) if scores else "-"
+
+
+def _clock(group: Group) -> str:
+    return "processor" if group.results[0].device == "cpu" else "wall"
+
+
+def _time_ratio(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
+    """How many times as long the first took, over the seeds that both have; None where none is known of both."""
+    both = first.keys() & second.keys()
+    return sum(first[seed] for seed in both) / sum(second[seed] for seed in both) if both else None
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"× {ratio:.2f}"

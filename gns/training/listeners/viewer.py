@@ -1,0 +1,167 @@
+"""`--viewer`: the model in the browser while it trains."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from gns.gaussian_renderer import render
+from gns.scene import Scene, View
+from gns.scene.viewpoint import opening_camera
+from gns.training.events import Event, IterationEnded, Listener, Progress, Started
+from gns.utils.console import say
+from gns.utils.png import to_eight_bit
+from gns.viewer.window import Window
+
+SHARE = 0.03  # of the time of training that the viewer may cost
+_SHORTEST = 0.5  # seconds between two models that are shown
+_PAUSE = 0.05  # seconds between two looks at the buttons while paused
+_PICTURE = 320  # pixels, the width of photo and render in the panel
+_POINTS = 500  # of a plot
+_NONE = "none"
+
+
+class Viewer(Listener):
+    """Shows the model, a training view beside its photo, and plots of loss and population.
+
+    It reads the model between two iterations and changes nothing. While nobody is connected it does nothing but
+    remember the plots. With somebody, the next model is shown when that takes no more than `SHARE` of the time. A pause
+    ends when its button is pressed again, the run is asked to stop (`asked_to_stop`), or nobody is connected any more.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        port: int,
+        *,
+        may_pause: bool = True,
+        quiet: bool = False,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Nothing is served before `Started`. `may_pause` is False in a team, whose others would wait."""
+        self._scene, self._port, self._may_pause, self._quiet = scene, port, may_pause, quiet
+        self._asked_to_stop = asked_to_stop
+        self._window: Window | None = None
+        self._views = {view.camera.name: view for view in scene.train}
+        self._paused, self._asked = threading.Event(), threading.Event()
+        self._due_at = 0.0
+        self._shown_at = -1  # iteration
+        self._spent = 0.0  # seconds of the window's thread, when a model was last shown
+        self._plots = _Plots()
+
+    def hear(self, event: Event) -> Iterable[Event]:
+        match event:
+            case Started():
+                self._open(event)
+            case Progress():
+                self._plots.add(event.iteration, event.loss, event.count)
+            case IterationEnded() if self._window is not None and self._window.visitors:
+                self._show_if_due(event, self._window)
+                while self._paused.is_set() and self._window.visitors and not self._asked_to_stop():
+                    time.sleep(_PAUSE)
+                    self._show_if_due(event, self._window)
+        return ()
+
+    def close(self) -> None:
+        if self._window is not None:
+            self._window.close()
+
+    def _open(self, event: Event) -> None:
+        gaussians, cameras = event.gaussians, [view.camera for view in self._scene.train]
+        title = f"gns: {self._scene.name}"
+        self._window = Window(
+            self._port, title, opening_camera(cameras, gaussians), gaussians, self._scene.background, cameras
+        )
+        gui = self._window.server.gui
+        if self._may_pause:
+            self._button = gui.add_button("pause")
+            self._button.on_click(self._pause_or_go_on)
+        self._iteration = gui.add_markdown("")
+        self._chosen = gui.add_dropdown("photo | render", [_NONE, *self._views], initial_value=_NONE)
+        self._chosen.on_update(lambda _: self._asked.set())
+        self._picture = gui.add_image(np.zeros((2, 2, 3), np.uint8), format="jpeg", visible=False)
+        self._plots.place(gui)
+        self._window.server.on_client_connect(lambda _: self._asked.set())
+        say(f"the viewer is at {self._window.address}", self._quiet)
+
+    def _pause_or_go_on(self, _: Any) -> None:
+        paused = not self._paused.is_set()
+        (self._paused.set if paused else self._paused.clear)()
+        self._button.label = "go on" if paused else "pause"
+
+    def _show_if_due(self, event: IterationEnded, window: Window) -> None:
+        """Show the model of this moment, where somebody asks for something or the last time is long enough ago."""
+        asked = self._asked.is_set()
+        if not asked and (time.monotonic() < self._due_at or self._shown_at == event.iteration):
+            return
+        self._asked.clear()
+        begun, spent = time.monotonic(), window.seconds
+        self._iteration.content = f"iteration {event.iteration:,}, {event.count:,} Gaussians"
+        if self._shown_at != event.iteration:
+            window.show(event.gaussians)
+            self._plots.update()
+        self._shown_at = event.iteration
+        self._show_picture(event)
+        here = time.monotonic() - begun
+        # What the window's thread spent since the last time belongs to the model before.
+        cost, self._spent = here + spent - self._spent, spent
+        self._due_at = time.monotonic() + max(_SHORTEST, cost / SHARE)
+
+    def _show_picture(self, event: Event) -> None:
+        view = self._views.get(self._chosen.value)
+        self._picture.visible = view is not None
+        if view is not None:
+            self._picture.image = photo_and_render(event, view, self._scene)
+
+
+class _Plots:
+    """Loss and population over the iterations, thinned out as they grow."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float, float]] = []
+        self._every = 1
+        self._seen = 0
+        self._loss: Any = None
+        self._population: Any = None
+
+    def add(self, iteration: int, loss: float, count: int) -> None:
+        self._seen += 1
+        if self._seen % self._every == 0:
+            self._points.append((iteration, loss, count))
+        if len(self._points) > 2 * _POINTS:
+            self._points, self._every = self._points[1::2], 2 * self._every
+
+    def place(self, gui: Any) -> None:
+        from viser import uplot
+
+        def plot(title: str, color: str) -> Any:
+            series = (uplot.Series(label="iteration"), uplot.Series(label=title, stroke=color, width=2))
+            scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(auto=True)}
+            return gui.add_uplot(self._data(1), series, title=title, scales=scales, aspect=2.0)
+
+        self._loss, self._population = plot("loss", "#c33"), plot("Gaussians", "#36c")
+
+    def update(self) -> None:
+        self._loss.data, self._population.data = self._data(1), self._data(2)
+
+    def _data(self, column: int) -> tuple[npt.NDArray[np.float64], ...]:
+        points = np.array(self._points or [(0.0, 0.0, 0.0)])
+        return points[:, 0], points[:, column]
+
+
+@torch.no_grad()
+def photo_and_render(event: Event, view: View, scene: Scene) -> npt.NDArray[np.uint8]:
+    """A photo and the model's render of it, reduced, side by side, uint8 [H, W, 3]."""
+    gaussians, camera = event.gaussians, view.camera
+    height = max(1, round(_PICTURE * camera.height / camera.width))
+    background = torch.tensor(scene.background, device=gaussians.means.device)
+    image = to_eight_bit(render(camera.resized(_PICTURE, height), gaussians, background).image).cpu().numpy()
+    photo = np.asarray(Image.fromarray(view.image.cpu().numpy()).resize((_PICTURE, height)))
+    return np.concatenate([photo, image], axis=1)

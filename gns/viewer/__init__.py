@@ -1,0 +1,1 @@
+"""A viewer in the browser, served on this machine alone: viser, the extra `viewer`."""

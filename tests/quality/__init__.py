@@ -1,0 +1,1 @@
+"""benchmarks/quality.py and its report."""

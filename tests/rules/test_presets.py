@@ -1,0 +1,80 @@
+"""What presets change: nothing, in one of them, and what they say in the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import gns
+from gns.arguments import parse_train, read_config
+from gns.errors import UserError
+from gns.rules import METHODS, PRESETS, Refinements, optimisation_of
+from gns.run_folder import RunFolder
+from gns.testing.tiny import tiny_config
+
+BUDGET = ["-s", "scene", "--final-budget", "1000"]
+
+
+def test_paper_is_what_was_published() -> None:
+    """Whatever the method: the calendar is the very same."""
+    for method, described in METHODS.items():
+        for schedule in described.schedules:
+            published = optimisation_of(method, schedule)
+            assert PRESETS["paper"].refinements.applied(published) == published
+    config = parse_train(BUDGET)
+    assert (config.preset, config.iterations) == ("paper", 30_000)
+    assert config.refinements == Refinements()
+
+
+def test_coarse_to_fine_reduces_photos_at_first() -> None:
+    optimisation = Refinements(coarse_to_fine=True).applied(optimisation_of("gns", "standard", 1_000))
+    assert [optimisation.photo_divisor(it) for it in (1, 100, 101, 300, 301, 1_000)] == [4, 4, 2, 2, 1, 1]
+
+
+def test_the_position_rate_multiplies_that_rate_alone() -> None:
+    published = optimisation_of("gns", "standard")
+    rates = published.learning_rates(12_345, 2.0, {})
+    faster = Refinements(position_rate=3.0).applied(published).learning_rates(12_345, 2.0, {})
+    assert faster.pop("means") == pytest.approx(3 * rates.pop("means"))
+    assert faster == rates
+
+
+def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
+    best = PRESETS["best"].refinements
+    config = parse_train([*BUDGET, "--preset", "best"])
+    assert config.refinements == best
+    assert config.coarse_to_fine is best.coarse_to_fine is True
+    mixed = parse_train([*BUDGET, "--preset", "best", "--no-coarse-to-fine"])
+    assert mixed.refinements == replace(best, coarse_to_fine=False)
+    assert parse_train([*BUDGET, "--position-rate", "2"]).refinements == Refinements(position_rate=2.0)
+
+
+def test_quick_is_shorter_unless_iterations_are_given() -> None:
+    assert parse_train([*BUDGET, "--preset", "quick"]).iterations == 10_000
+    assert parse_train([*BUDGET, "--preset", "quick", "--schedule", "fast"]).iterations == 5_000
+    assert parse_train([*BUDGET, "--preset", "quick", "--iterations", "700"]).iterations == 700
+    assert gns.Config(final_budget=1000, preset="quick").iterations == 10_000
+
+
+def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
+    """A later version may mean something else by the name."""
+    config = tiny_config(tmp_path, preset="best", position_rate=1.5)
+    run = RunFolder.create(config.model_path, config)
+    assert replace(read_config(run.path / "config.json"), quiet=True) == config
+    assert config.refinements == replace(PRESETS["best"].refinements, position_rate=1.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--preset", "better"], "choose one of paper, best, quick"),
+        (["--position-rate", "0"], "--position-rate is 0.0: it must be above 0"),
+        (["--position-rate", "fast"], "--position-rate"),
+        (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        parse_train([*BUDGET, *options])
