@@ -56,11 +56,18 @@ class Budget:
     """A budget as it was typed: a number of Gaussians, or the size of the model file in bytes."""
 
     text: str
-    count: int | None
+    number: int | None
     size: int | None
 
+    def gaussians(self, sh_degree: int) -> int:
+        """How many Gaussians of that degree it is."""
+        from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait
 
-def _budget(text: str) -> Budget:
+        return gaussians_that_fit(self.size or 0, sh_degree) if self.number is None else self.number
+
+
+def parse_budget(text: str) -> Budget:
+    """What the user typed as the size of a model. Raises ValueError."""
     size = parse_size(text)
     return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
 
@@ -135,7 +142,7 @@ _FINAL_BUDGET = option(
     "without it one is proposed, and told: a Gaussian for every 400 pixels of the photos",
     group="model",
     metavar="SIZE",
-    convert=_budget,
+    convert=parse_budget,
 )
 
 
@@ -463,8 +470,7 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     given, of_rules = _parted(given)
     budget: Budget | None = given.get("final_budget")
     if budget is not None:
-        degree = given.get("sh_degree", 3)
-        given["final_budget"] = budget.count if budget.size is None else _gaussians_that_fit(budget.size, degree)
+        given["final_budget"] = budget.gaussians(given.get("sh_degree", 3))
     if "source_path" in given:
         given["source_path"] = given["source_path"].expanduser().resolve()
     method = given.get("method", DEFAULT_METHOD)
@@ -600,12 +606,6 @@ def _refuse_changes(given: Mapping[str, Any], stored: Any, model_path: Path) -> 
                 f"{flag(name)} is {given[name]}, but the run in {model_path} was started with "
                 f"{getattr(stored, name)}: leave the option out, or start another run with another -m"
             )
-
-
-def _gaussians_that_fit(size: int, sh_degree: int) -> int:
-    from gns.scene.ply import gaussians_that_fit  # imported here: it brings torch, and --help should not wait for it
-
-    return gaussians_that_fit(size, sh_degree)
 
 
 def _answering(answers: other_trainers.Answers) -> Callable[[Sequence[str], Collection[str]], list[str]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from gns.arguments import FileSize
 from gns.commands.models import GivenModel
 from gns.commands.options import ExportConfig
 from gns.errors import UserError
@@ -19,7 +18,6 @@ from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.scene import Gaussians, Scene
 from gns.scene.frame import WORLD
-from gns.scene.ply import gaussians_that_fit
 from gns.training.listeners.held_out import held_out_psnr
 from gns.utils.atomic_files import write_text
 from gns.utils.console import say, warn
@@ -62,9 +60,7 @@ def _reduced(config: ExportConfig, given: GivenModel, gaussians: Gaussians) -> G
                 "--budget keeps what contributes most to the photos, and the cameras of this model are not known: name "
                 "the output folder of its training"
             )
-        size = config.budget
-        count = gaussians_that_fit(size.size, degree) if isinstance(size, FileSize) else size
-        gaussians = decimated(gaussians, count, given.cameras)
+        gaussians = decimated(gaussians, config.budget.gaussians(degree), given.cameras)
     return with_sh_degree(gaussians, degree)
 
 

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gns.arguments import LARGEST_PORT, FileSize, MachineConfig
+from gns.arguments import LARGEST_PORT, Budget, MachineConfig, parse_budget
 from gns.errors import UserError
 from gns.utils.option_table import build, given_options, option
-from gns.utils.quantities import parse_count, parse_size
-
-
-def _size(text: str) -> int | FileSize:
-    size = parse_size(text)
-    return parse_count(text) if size is None else FileSize(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +46,13 @@ class ExportConfig(ModelConfig):
         default=True,
         metadata=option("say what each file loses on the held-out photos, where they are there", group="files"),
     )
-    budget: int | FileSize | None = field(
+    budget: Budget | None = field(
         default=None,
         metadata=option(
             "keep so many Gaussians, those that contribute most to the photos: 100k, or 20MB of PLY",
             group="less of the model",
             metavar="SIZE",
-            convert=_size,
+            convert=parse_budget,
         ),
     )
     sh_degree: int | None = field(

@@ -157,6 +157,7 @@ def stream_handle(device: torch.device) -> int:
     """Torch's current stream on `device`; 0 where work is not queued."""
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
+
 def _corrected(group: AdamGroup, beta1: float, beta2: float) -> tuple[float, float]:
     """rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
     return group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step)
@@ -321,16 +322,16 @@ class Rendering:
     def blend(self, image: Tensor | None, alpha: Tensor | None, *, scored: bool) -> None:
         """The picture, the scores of the instances, or both."""
         size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
+        lists = (self.tile_ranges, self.list, self.list_halves)
         if not scored:
-            lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
-            self._launch_per_tile("blend", *size, *lists, background, image, alpha)
+            self._launch_per_tile("blend", *size, *lists, self.splats, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
-        lists = (self.tile_ranges, self.list, self.list_halves, self.slots, self.splats)
+        scored_lists = (*lists, self.slots, self.splats)
         if image is None:
-            self._launch_per_tile("score", *size, *lists, edges, self.scores)
+            self._launch_per_tile("score", *size, *scored_lists, edges, self.scores)
         else:
-            self._launch_per_tile("blend_score", *size, *lists, background, edges, image, alpha, self.scores)
+            self._launch_per_tile("blend_score", *size, *scored_lists, background, edges, image, alpha, self.scores)
 
     def sum_scores(self, importance: Tensor) -> None:
         """Each Gaussian's sum of the scores of its instances."""
