@@ -502,7 +502,7 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
     Raises UserError.
     """
     given = given_options(
-        [TrainConfig, *_option_tables()],
+        [TrainConfig, *option_tables()],
         sys.argv[1:] if argv is None else argv,
         prog=prog,
         description="Train a compact 3D Gaussian Splatting model of exactly the size you ask for.",
@@ -540,7 +540,8 @@ def _all_rules() -> list[type[Rule[Any]]]:
     return list(dict.fromkeys(rule for method in METHODS.values() for rule in method.rules))
 
 
-def _option_tables() -> list[type]:
+def option_tables() -> list[type]:
+    """The options of all rules, as `gns.utils.option_table.given_options` takes them."""
     return [rule.Options for rule in _all_rules()]
 
 

@@ -103,6 +103,23 @@ def compare(argv: Sequence[str]) -> int:
     return _answered(config.json, lambda: compare_runs(config), lambda: {"page": str(config.output)})
 
 
+def convert(argv: Sequence[str]) -> int:
+    """Make a scene of photos or of a video."""
+    from gns.sfm.options import parse_convert
+
+    config = parse_convert(argv, prog=_program("convert"))
+    from gns.commands.convert import run_convert
+
+    return run_convert(config)
+
+
+def make(argv: Sequence[str]) -> int:
+    """Go all the way from photos or a video to a trained and scored model."""
+    from gns.commands.make import parse_make, run_make
+
+    return run_make(parse_make(argv))
+
+
 def export(argv: Sequence[str]) -> int:
     """Write a trained model as other programs read it, or as a page that shows it."""
     from gns.commands.options import parse_export
@@ -148,6 +165,8 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "report": report,
     "compare": compare,
+    "convert": convert,
+    "make": make,
     "export": export,
     "view": view,
 }

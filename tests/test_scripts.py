@@ -19,6 +19,7 @@ import gns.commands.render
 import gns.commands.test
 from gns import cli
 from gns.arguments import SuiteConfig, TrainConfig, parse_train
+from gns.commands.child import call
 from gns.commands.test import SceneResult, SuiteScene, comparison_table, find_scene, read_budgets, run_suite
 from gns.errors import UserError
 from gns.gaussian_renderer import render
@@ -311,7 +312,7 @@ class Commands:
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     commands = Commands()
-    monkeypatch.setattr(gns.commands.test, "_call", commands)
+    monkeypatch.setattr(gns.commands.test, "call", commands)
     return commands
 
 
@@ -442,7 +443,7 @@ def test_table_stands_beside_the_published_figures() -> None:
 
 def test_commands_of_the_suite_run_in_their_own_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="metrics ended with status 2"):
-        gns.commands.test._call("metrics", ["-m", str(tmp_path / "missing")])
+        call("metrics", ["-m", str(tmp_path / "missing")])
     assert "missing is no output folder of a training" in capfd.readouterr().err
 
 

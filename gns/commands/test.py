@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gns
 from gns.arguments import SuiteConfig, default_model_path, parse_train
 from gns.commands import published
+from gns.commands.child import call
 from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.run_history import total
@@ -131,30 +129,11 @@ def _run_scene(config: SuiteConfig, scene: SuiteScene, source_path: Path) -> Sce
         training.append("--resume")
         parse_train(training)  # refuses a folder that was trained with other options
     if config.iterations not in run.saved_iterations():
-        _call("train", training)
+        call("train", training)
     if not _is_scored(run, config.iterations):
-        _call("render", ["-m", str(model_path), "--iteration", str(config.iterations), "--skip-train", *machine])
-        _call("metrics", ["-m", str(model_path), *machine])
+        call("render", ["-m", str(model_path), "--iteration", str(config.iterations), "--skip-train", *machine])
+        call("metrics", ["-m", str(model_path), *machine])
     return _read_result(run, config.iterations)
-
-
-def _call(command: str, arguments: Sequence[str]) -> None:
-    """Run a command in a process of its own, so that even a crash of it leaves the other scenes alone."""
-    # The child imports the very package that runs here, from whichever folder the user calls.
-    package = str(Path(gns.__file__).parents[1])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gns.cli", command, *arguments], env={**os.environ, "PYTHONPATH": path}
-    )
-    try:
-        status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # Ctrl-C reached it too: it is saving its checkpoint
-        raise
-    if status == 130:
-        raise KeyboardInterrupt
-    if status != 0:
-        raise UserError(f"{command} ended with status {status}: see its message above")
 
 
 def _is_scored(run: RunFolder, iteration: int) -> bool:

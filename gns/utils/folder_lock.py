@@ -20,10 +20,11 @@ class FolderInUse(UserError):
 
 
 @contextmanager
-def locked(folder: Path, *inside: str) -> Iterator[None]:
+def locked(folder: Path, *inside: str, flag: str = "-m") -> Iterator[None]:
     """Keep other processes out of `folder`, which is made if need be, until the block ends or this process does.
 
-    Temporary files that a dead process has left there, and in what the patterns `inside` match, are removed.
+    Temporary files that a dead process has left there, and in what the patterns `inside` match, are removed. `flag` is
+    the option that another folder is chosen with.
     Raises FolderInUse where another process holds the folder, and UserError where nothing can be written there.
     """
     try:
@@ -32,7 +33,7 @@ def locked(folder: Path, *inside: str) -> Iterator[None]:
     except BlockingIOError:
         raise FolderInUse(
             f"another process{_holder(folder / LOCK_FILE)} is at work in {folder}: wait for its end, or choose another "
-            "folder with -m"
+            f"folder with {flag}"
         ) from None
     except OSError as error:
         raise UserError(cannot_write(folder, error)) from error

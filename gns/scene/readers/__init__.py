@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from gns.scene.checks import check_points, points_within_reach, stray_named
 from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
+from gns.scene.readers.photos import PhotoFolder, is_video
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
 from gns.scene.start import starting_points
@@ -56,9 +58,16 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     )
 
 
+def is_scene(folder: Path) -> bool:
+    """Whether a reader recognises the folder."""
+    return folder.is_dir() and any(reader.matches(folder) for reader in READERS)
+
+
 def find_reader(source: Path) -> Reader:
     """The first reader that recognises the folder. Raises UserError where there is no folder or no reader does."""
     if source.is_file():
+        if is_video(source.name):
+            raise UserError(f"{source} is a video, and no scene yet: {_way_from_photos(source)}")
         raise UserError(f"{source} is a file: give the folder that it is in with -s")
     if not source.is_dir():
         raise UserError(f"the scene folder {source} does not exist: give the right one with -s")
@@ -70,8 +79,18 @@ def find_reader(source: Path) -> Reader:
         if colmap.is_model(scene):
             raise UserError(f"{scene} holds a COLMAP model, but {source} is no scene: move it to {source / 'sparse/0'}")
         raise UserError(f"{source} is no scene, but {scene} is one: give that with -s")
+    if photos := PhotoFolder(source).photos:
+        raise UserError(
+            f"{source} holds {len(photos)} photos, and nothing that says where they were taken from: "
+            + _way_from_photos(source)
+        )
     wanted = "; ".join(reader.looks_for for reader in READERS)
     raise UserError(f"{source} is not recognised as a scene: it has none of {wanted}")
+
+
+def _way_from_photos(source: Path) -> str:
+    photos = shlex.quote(str(source))
+    return f"gns make {photos} --final-budget 20MB goes all the way to a model, gns convert {photos} to a scene"
 
 
 def _around(source: Path) -> Iterator[Path]:

@@ -20,12 +20,18 @@ from gns.errors import UserError
 from gns.utils.text import folded, printable, refuse_git_lfs_pointer, spellings
 
 _SUFFIXES = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif", "ppm", "pgm", "jp2", "avif")
+_VIDEO_SUFFIXES = ("mp4", "mov", "m4v", "avi", "mkv", "webm", "mts", "m2ts", "mpg", "mpeg", "wmv", "3gp", "insv")
 _USUAL_SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG")  # for names without: tried before looking around
 
 
 def is_photo(name: str) -> bool:
     """Whether a file name has the suffix of a picture."""
     return PurePosixPath(name).suffix[1:].lower() in _SUFFIXES
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name has the suffix of a video."""
+    return PurePosixPath(name).suffix[1:].lower() in _VIDEO_SUFFIXES
 
 
 def without_suffix(name: str) -> str:
