@@ -177,7 +177,7 @@ def test_a_run_is_trained_rendered_scored_and_not_made_again(
     assert "garden is left out" in capsys.readouterr().out
     (path,) = (tmp_path / "results").glob("*.json")
     document: dict[str, Any] = json.loads(path.read_text())
-    assert (document["scene"], document["gaussians"], document["budget"]) == ("tiny", 60, 100)
+    assert (document["scene"], document["gaussians"], document["budget"]) == ("tiny", 100, 100)
     assert document["options"]["--sh-degree"] == 1 and document["machine"]["threads"] == 1
     assert len(document["per_view"]["PSNR"]) == 2 and 1 < document["scores"]["PSNR"] < 60
     assert document["scores"]["PSNR"] == pytest.approx(sum(document["per_view"]["PSNR"].values()) / 2)
