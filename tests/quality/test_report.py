@@ -112,6 +112,9 @@ def test_3dgs_stands_beside_its_published_figure(results: Results) -> None:
     assert cells[6:] == ["not measured", "not measured", "+1.00 ± 0.00 (2)", "not measured"]
     long = [replace(group, iterations=30_000) for group in groups_of(results)]
     assert row(tables.beside_reference(long, DEFAULT_METHOD), "lego")[5] == "35.78"
+    for size in ([400, 400], None):
+        smaller = [replace(long[0], results=[replace(result, photo_size=size) for result in long[0].results])]
+        assert row(tables.beside_reference(smaller, DEFAULT_METHOD), "lego")[5] == "35.78, of 800×800 pixels"
 
 
 def test_variants_are_set_against_the_baseline_at_equal_budgets(results: Results) -> None:
