@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.grid.estimates import Estimates, in_words
 from benchmarks.grid.machine import ROOT, machine
-from benchmarks.grid.measuring import Measurement, Stop, Stopped, stopped_at
+from benchmarks.grid.measuring import Measurement, Stop, Stopped, stopped_at, under_way
 from benchmarks.grid.plan import Grid, Plan, parse_budget, planned
 from benchmarks.grid.results import Results
 from benchmarks.grid.runs import Run, method_entrant, variant
@@ -41,7 +41,7 @@ from gns.cli import STOPPED
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
 from gns.rules import METHODS
-from gns.utils.folder_lock import FolderInUse, in_use
+from gns.utils.folder_lock import FolderInUse
 from gns.utils.quantities import parse_count
 from gns.utils.tables import as_text
 
@@ -136,14 +136,13 @@ def work_off(task: Task, measurement: Measurement) -> int:
         open_runs = [run for run in unfinished if run not in failed]
         run = next((run for run in open_runs if run not in elsewhere), None)
         if run is None:
-            if let_go := {run for run in open_runs if not in_use(task.results.work_folder(run))}:
-                elsewhere -= let_go  # stopped before their end: they are ours now
-                continue
-            if not (plan.waiting and open_runs):
+            let_go = {run for run in open_runs if not under_way(task.results.work_folder(run))}
+            if not let_go and not (plan.waiting and open_runs):
                 break
-            time.sleep(PAUSE)  # another process trains the 3DGS that further runs are measured by
+            time.sleep(PAUSE)  # where nobody let go, another process trains the 3DGS that further runs are measured by
             if measurement.stop.asked:
                 return STOPPED
+            elsewhere -= let_go  # stopped before their end: they are ours now
             continue
         left = sum(map(estimates.seconds, open_runs))
         counted = f"{len(plan.runs) - len(unfinished) + 1} of {len(plan.runs)}"
@@ -187,7 +186,7 @@ def _state(task: Task, run: Run) -> str:
     work = task.results.work_folder(run)
     reached = stopped_at(work, run)
     from_there = f"from iteration {reached:,}, of a whole " if reached else ""
-    return f"under way, {from_there}" if in_use(work) else from_there
+    return f"under way, {from_there}" if under_way(work) else from_there
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ The picture in docs/ is of the demo scene, which is ours; photos of other scenes
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,8 @@ def write_report(report: Report, docs: Path, *, plots: bool) -> None:
     """Write results.md to `docs`, and its plots and picture to results/ in there. Raises UserError."""
     pictures = docs / "results"
     if plots:
-        shutil.rmtree(pictures, ignore_errors=True)  # what it holds is generated, and may be of runs that are gone
+        for old in [*pictures.glob("*.svg"), *pictures.glob("*.png")]:
+            old.unlink()  # it is generated, and may be of runs that are gone
     parts = [
         _head(report),
         _machines(report),

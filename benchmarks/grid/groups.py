@@ -9,6 +9,7 @@ from functools import cached_property
 
 from benchmarks.grid.plan import REFERENCE, REFERENCE_SEED, share_of
 from benchmarks.grid.results import Result
+from gns.rules import METHODS
 
 PERCENTAGES = (1, 2, 3, 5, 7.5, 10, 15, 20, 25, 30, 40, 50, 75, 100)  # that a budget may have been asked for as
 
@@ -26,8 +27,14 @@ class Group:
 
     @cached_property
     def runs(self) -> Mapping[tuple[str, int | None], BySeed]:
-        """By the entrant's label and the budget, and then by seed; in order of budget."""
-        sorted_results = sorted(self.results, key=lambda result: (result.budget is not None, result.budget or 0))
+        """By the entrant's label and the budget, and then by seed; in order of budget, methods before variants."""
+        methods = list(METHODS)
+
+        def place(result: Result) -> tuple[int, int, str]:
+            known = result.entrant in METHODS
+            return result.budget or 0, methods.index(result.entrant) if known else len(methods), result.entrant
+
+        sorted_results = sorted(self.results, key=place)
         found: dict[tuple[str, int | None], dict[int, Result]] = {}
         for result in sorted_results:
             found.setdefault((self.labels[result.entrant, result.entrant_options], result.budget), {})[result.seed] = (

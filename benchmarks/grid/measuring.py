@@ -24,7 +24,7 @@ from gns.arguments import decisive_options, read_config
 from gns.errors import UserError
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
-from gns.utils.folder_lock import locked
+from gns.utils.folder_lock import in_use, locked
 from gns.utils.ply_file import count_rows
 
 ON_THE_WAY = (0.1, 0.2, 0.35, 0.5, 0.75)  # of the iterations: when held-out photos are measured besides the end
@@ -166,6 +166,7 @@ class Measurement:
             "version": __version__,
             "machine": self.machine,
             "sessions": sessions,
+            "photo_size": _photo_size(model),
             "gaussians": count_rows(model.model_path(length)),
             "scores": {name: value for name, value in means.items() if not isinstance(value, str)},
             "per_view": json.loads(model.per_view_path.read_text(encoding="utf-8"))[f"ours_{length}"],
@@ -175,6 +176,12 @@ class Measurement:
             "peak_memory_bytes": max((session["peak_memory_bytes"] or 0 for session in sessions), default=0) or None,
             "finished_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
+
+
+def _photo_size(model: RunFolder) -> list[int]:
+    """Width and height of the first held-out photo, as it was trained on."""
+    first, *_ = json.loads((model.path / "cameras.json").read_text(encoding="utf-8"))
+    return [first["width"], first["height"]]
 
 
 def moments_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -199,6 +206,11 @@ def moments_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def stopped_at(work: Path, run: Run) -> int | None:
     """The iteration that a run which was begun will go on from; None where it was not begun, or has no checkpoint."""
     return max(RunFolder(work / "model", run.config()).checkpoint_iterations(), default=None)
+
+
+def under_way(work: Path) -> bool:
+    """Whether a process is at work on a run, or a training that outlived the one which began it."""
+    return in_use(work) or in_use(work / "model")
 
 
 def _forget_other_options(work: Path, run: Run) -> None:

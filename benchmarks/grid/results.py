@@ -49,6 +49,7 @@ class Result:
     cpu_seconds: float | None
     peak_memory_bytes: int | None
     finished_at: str
+    photo_size: Sequence[int] | None = None  # width and height of the first held-out photo, in pixels
 
     @property
     def psnr(self) -> float:

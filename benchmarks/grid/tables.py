@@ -17,8 +17,8 @@ from gns.utils.tables import Rows
 NOT_MEASURED = "not measured"
 CLAIM_SHARE, CLAIM_GAIN = 0.15, 0.6  # of 3DGS's Gaussians, and dB above it: what the paper says
 SHARES = (0.05, 0.1, 0.15, 0.3)
-# Published PSNR of 3DGS, dB, at 30,000 iterations (Kerbl et al. 2023, NeRF-synthetic).
-PUBLISHED_REFERENCE = {("lego", 30_000): 35.78}
+# Published PSNR of 3DGS in dB, by scene and iterations, and the photos it was measured on (Kerbl et al. 2023).
+PUBLISHED_REFERENCE = {("lego", 30_000): (35.78, (800, 800))}
 
 
 def psnr(result: Result) -> float:
@@ -66,7 +66,6 @@ def beside_reference(groups: Sequence[Group], entrant: str) -> Rows:
         runs = group.of(REFERENCE, None)
         if not runs:
             continue
-        known = PUBLISHED_REFERENCE.get((group.scene, group.iterations))
         cells = []
         for share in SHARES:
             gain = paired(
@@ -81,11 +80,21 @@ def beside_reference(groups: Sequence[Group], entrant: str) -> Rows:
                 f"{figure([result.gaussians for result in runs.values()]).mean:,.0f}",
                 figure([result.psnr for result in runs.values()]).spread_text(2),
                 figure([result.ssim for result in runs.values()]).spread_text(4),
-                "-" if known is None else f"{known:.2f}",
+                _published(group, runs),
                 *cells,
             ]
         )
     return rows
+
+
+def _published(group: Group, runs: BySeed) -> str:
+    """The published figure of 3DGS, and of which photos, where these are not the same."""
+    known = PUBLISHED_REFERENCE.get((group.scene, group.iterations))
+    if known is None:
+        return "-"
+    decibels, (width, height) = known
+    same = all(result.photo_size is not None and (*result.photo_size,) == (width, height) for result in runs.values())
+    return f"{decibels:.2f}" if same else f"{decibels:.2f}, of {width}×{height} pixels"
 
 
 def claim(groups: Sequence[Group], scenes: Sequence[str], entrants: Sequence[str]) -> Rows:

@@ -53,6 +53,7 @@ def figures(psnr: float = 30.0, **changes: Any) -> dict[str, Any]:
         "cpu_seconds": 100.0,
         "peak_memory_bytes": 10**9,
         "finished_at": "2026-01-01T00:00:00+00:00",
+        "photo_size": [800, 800],
         **changes,
     }
 
