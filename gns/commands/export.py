@@ -56,13 +56,12 @@ def _reduced(config: ExportConfig, given: GivenModel, gaussians: Gaussians) -> G
     if config.crop:
         gaussians = cropped(gaussians, config.crop[:3], config.crop[3:])
     degree = gaussians.sh_degree if config.sh_degree is None else config.sh_degree
-    if config.budget is not None:
+    if (size := config.size) is not None:
         if not given.cameras:
             raise UserError(
                 "--budget keeps what contributes most to the photos, and the cameras of this model are not known: name "
                 "the output folder of its training"
             )
-        size = config.budget
         count = gaussians_that_fit(size.size, degree) if isinstance(size, FileSize) else size
         gaussians = decimated(gaussians, count, given.cameras)
     return with_sh_degree(gaussians, degree)

@@ -13,8 +13,11 @@ from gns.utils.quantities import parse_count, parse_size
 
 
 def _size(text: str) -> int | FileSize:
-    size = parse_size(text)
-    return parse_count(text) if size is None else FileSize(size)
+    try:
+        size = parse_size(text)
+        return parse_count(text) if size is None else FileSize(size)
+    except ValueError as error:
+        raise UserError(f"--budget: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +55,12 @@ class ExportConfig(ModelConfig):
         default=True,
         metadata=option("say what each file loses on the held-out photos, where they are there", group="files"),
     )
-    budget: int | FileSize | None = field(
+    budget: str | None = field(
         default=None,
         metadata=option(
             "keep so many Gaussians, those that contribute most to the photos: 100k, or 20MB of PLY",
             group="less of the model",
             metavar="SIZE",
-            convert=_size,
         ),
     )
     sh_degree: int | None = field(
@@ -75,10 +77,17 @@ class ExportConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         MachineConfig.__post_init__(self)
+        if self.budget is not None:
+            _size(self.budget)
         if len(self.crop) not in (0, 6):
             raise UserError(f"--crop has {len(self.crop)} numbers: give the least x y z and the largest x y z")
         if self.crop and any(low >= high for low, high in zip(self.crop[:3], self.crop[3:], strict=True)):
             raise UserError("--crop is empty: give the least x y z first, and then the largest x y z")
+
+    @property
+    def size(self) -> int | FileSize | None:
+        """What `budget` says: Gaussians, or bytes of PLY."""
+        return None if self.budget is None else _size(self.budget)
 
 
 @dataclass(frozen=True, kw_only=True)
