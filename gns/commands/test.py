@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gns
 from gns.arguments import SuiteConfig, default_model_path, parse_train
 from gns.commands import published
 from gns.commands.child import call

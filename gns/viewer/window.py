@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -67,7 +69,8 @@ class Window:
         """
         viser = viser_or_sentence()
         check_port(port)
-        self.server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
+        with redirect_stdout(io.StringIO()):  # it prints a table of addresses whether or not it is told to
+            self.server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
         if self.server.get_port() != port:  # viser takes the next one where somebody was quicker
             self.server.stop()
             raise UserError(f"port {port} cannot be had (another program took it just now): choose another one")
@@ -75,7 +78,8 @@ class Window:
         self.seconds = 0.0  # of processor time that the thread has spent on models
         self._scale = _SIZE / _extent(gaussians)
         self._begin_at(camera, gaussians, background, up)
-        self.server.gui.add_markdown(f"### {title}")
+        # Its button for sharing would send the scene through a server of others.
+        self.server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
         self._threshold = self.server.gui.add_slider(
             "opacity from", min=0.0, max=1.0, step=0.01, initial_value=0.0, hint="fainter Gaussians are hidden"
         )
@@ -109,7 +113,8 @@ class Window:
         self._ended.set()
         self._changed.set()
         self._thread.join()
-        self.server.stop()
+        with redirect_stdout(io.StringIO()):
+            self.server.stop()
 
     def _begin_at(
         self, camera: Camera, gaussians: Gaussians, background: Sequence[float], up: Sequence[Camera]

@@ -26,6 +26,7 @@ _PAUSE = 0.05  # seconds between two looks at the buttons while paused
 _PICTURE = 320  # pixels, the width of photo and render in the panel
 _POINTS = 500  # of a plot
 _NONE = "none"
+_AXES = "#999"  # seen on light and dark
 
 
 class Viewer(Listener):
@@ -144,7 +145,8 @@ class _Plots:
         def plot(title: str, color: str) -> Any:
             series = (uplot.Series(label="iteration"), uplot.Series(label=title, stroke=color, width=2))
             scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(auto=True)}
-            return gui.add_uplot(self._data(1), series, title=title, scales=scales, aspect=2.0)
+            axes = (uplot.Axis(stroke=_AXES), uplot.Axis(stroke=_AXES, size=70))
+            return gui.add_uplot(self._data(1), series, title=title, scales=scales, axes=axes, aspect=2.0)
 
         self._loss, self._population = plot("loss", "#c33"), plot("Gaussians", "#36c")
 
