@@ -153,7 +153,12 @@ def _recovered(trials: Trials, folder: Path, prepare: Sequence[Preparation] = ()
     if ending.status != 0:
         return [f"could not go on: {ending.said[-1500:]}"]
     complaints = [f"{name} was left" for name in leftovers(folder)]
-    return complaints + [f"{name} differs" for name in differences(folder, trials.reference)]
+    complaints += [f"{name} differs" for name in differences(folder, trials.reference)]
+    if complaints:  # kept, to be looked at
+        kept = Path("build/crash-trials") / str(len(trials.failures))
+        for name, of in (("failed", folder), ("reference", trials.reference)):
+            shutil.copytree(of, kept / name, dirs_exist_ok=True)
+    return complaints
 
 
 @contextmanager

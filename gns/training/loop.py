@@ -23,7 +23,7 @@ from gns.scene import Scene, View
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
 from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop
-from gns.training.memory import room_for_photos, shortage_explained, training_bytes, views_on
+from gns.training.memory import refuse_too_large, room_for_photos, shortage_explained, training_bytes, views_on
 from gns.training.parts import Part
 from gns.training.recorder import Recorder
 from gns.training.state import TrainState
@@ -190,6 +190,7 @@ def train(
     """
     device = device or pick_device(config.device)
     needed, largest = expected_size(config, scene, device)
+    refuse_too_large(device, needed, largest)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
         views = views_on(scene.local().train, device, room_for_photos(device, needed))
         trainer = Trainer(config, scene, team, device, views, losses, parts)
