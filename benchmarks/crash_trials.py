@@ -66,11 +66,12 @@ class Trials:
             print(f"FAILED {self.failures[-1]}", flush=True)
 
 
-def commands(scene: Path, model: Path) -> list[list[str]]:
+def commands(scene: Path, model: Path, iterations: int = ITERATIONS) -> list[list[str]]:
     """What a supervisor starts, the first time and every other."""
+    thirds, fifths = ([str(part * iterations // of) for part in range(1, of)] for of in (3, 5))
     train = ["train", "-s", str(scene), "-m", str(model), "--final-budget", "150", "--threads", "1", "--quiet"]
-    train += ["--iterations", str(ITERATIONS), "--sh-degree", "1", "--resume", "--test-iterations", "100"]
-    train += ["--save-iterations", "100", "200", "--checkpoint-iterations", "60", "120", "180", "240"]
+    train += ["--iterations", str(iterations), "--sh-degree", "1", "--resume", "--test-iterations", thirds[0]]
+    train += ["--save-iterations", *thirds, "--checkpoint-iterations", *fifths]
     return [train, ["render", "-m", str(model), "--quiet"], ["metrics", "-m", str(model), "--quiet"]]
 
 

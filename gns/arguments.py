@@ -482,7 +482,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
-    own = dict(stored)
+    own = {"follow_links": False, **stored}  # younger than the format
     if "rules" not in own:
         raise UserError("missing key 'rules'")
     by_rule = own.pop("rules")

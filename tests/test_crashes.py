@@ -28,13 +28,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="trials take pla
 
 
 def whole_run(scene: Path, model: Path) -> list[list[str]]:
-    """A run of 60 iterations."""
-    train, *others = commands(scene, model)
-    train[train.index("--iterations") + 1] = "60"
-    for name, moments in (("--test-iterations", ["20"]), ("--save-iterations", ["20", "40"])):
-        del train[train.index(name) + 1 :]
-        train += moments
-    return [[*train, "--checkpoint-iterations", "15", "30", "45"], *others]
+    """A short run, its pictures and their scores."""
+    return commands(scene, model, iterations=60)
 
 
 @pytest.fixture(scope="module")
