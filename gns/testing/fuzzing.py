@@ -82,7 +82,7 @@ def targets() -> dict[str, Target]:
 def damaged(seeds: Sequence[bytes], generator: np.random.Generator, count: int) -> Iterator[bytes]:
     """`count` versions of the seeds with up to four places changed, cut, doubled or overwritten with hostile values."""
     for _ in range(count):
-        content = bytearray(seeds[generator.integers(len(seeds))])
+        content = bytearray(seeds[int(generator.integers(len(seeds)))])
         for _ in range(int(generator.integers(1, 5))):
             content = _damaged_once(content, seeds, generator)
         yield bytes(content)
@@ -110,7 +110,7 @@ def _damaged_once(content: bytearray, seeds: Sequence[bytes], generator: np.rand
         case 6:
             content[at : at + length] = generator.bytes(length)
         case _:
-            other = seeds[generator.integers(len(seeds))]
+            other = seeds[int(generator.integers(len(seeds)))]
             start = int(generator.integers(max(1, len(other) - length)))
             content[at : at + length] = other[start : start + length]
     return content
