@@ -1,7 +1,9 @@
-# make demo    install into .venv, ray-trace a scene, train it, render and score held-out views, show them
-# make test    install into .venv, run the tests
-# make lint    ruff and mypy --strict over everything
-# make clean   remove what the targets above have made
+# make demo            install into .venv, ray-trace a scene, train it, render and score held-out views, show them
+# make test            install into .venv, run the tests
+# make lint            ruff and mypy --strict over everything
+# make check-native    the native code under sanitizers (Linux)
+# make check-safety    crash trials, fuzzing and soak: minutes each, see docs/reliability.md
+# make clean           remove what the targets above have made
 #
 # Nothing is installed outside this folder, and what is finished is not done again.
 #   PYTHON=python3.12                   another interpreter, 3.10 or newer
@@ -27,7 +29,7 @@ PICTURE := demo/comparison.png
 
 export CXX
 
-.PHONY: demo test lint clean clean-demo
+.PHONY: demo test lint check-native check-safety clean clean-demo
 .DELETE_ON_ERROR:
 
 demo: $(PICTURE)
@@ -43,6 +45,14 @@ lint: .venv/tested-with
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
+
+check-native: .venv/checked-with
+	$(BIN)/python -m benchmarks.check_native $(CHECK)
+
+check-safety: .venv/checked-with
+	$(BIN)/python -m benchmarks.crash_trials
+	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.fuzz_readers
 
 $(PICTURE): $(MODEL)
 	$(BIN)/python render.py -m demo/model --skip-train
@@ -67,6 +77,10 @@ $(SCENE): $(wildcard gns/demo/*.py) | .venv/installed
 	@echo "Building and installing gns and what its tests need"
 	$(PIP) install ".[test]"
 	@touch .venv/installed $@
+
+.venv/checked-with: .venv/tested-with
+	$(PIP) install ".[check]"
+	@touch $@
 
 .venv/torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

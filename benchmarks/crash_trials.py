@@ -66,11 +66,12 @@ class Trials:
             print(f"FAILED {self.failures[-1]}", flush=True)
 
 
-def commands(scene: Path, model: Path) -> list[list[str]]:
+def commands(scene: Path, model: Path, iterations: int = ITERATIONS) -> list[list[str]]:
     """What a supervisor starts, the first time and every other."""
+    thirds, fifths = ([str(part * iterations // of) for part in range(1, of)] for of in (3, 5))
     train = ["train", "-s", str(scene), "-m", str(model), "--final-budget", "150", "--threads", "1", "--quiet"]
-    train += ["--iterations", str(ITERATIONS), "--sh-degree", "1", "--resume", "--test-iterations", "100"]
-    train += ["--save-iterations", "100", "200", "--checkpoint-iterations", "60", "120", "180", "240"]
+    train += ["--iterations", str(iterations), "--sh-degree", "1", "--resume", "--test-iterations", thirds[0]]
+    train += ["--save-iterations", *thirds, "--checkpoint-iterations", *fifths]
     return [train, ["render", "-m", str(model), "--quiet"], ["metrics", "-m", str(model), "--quiet"]]
 
 
@@ -153,7 +154,12 @@ def _recovered(trials: Trials, folder: Path, prepare: Sequence[Preparation] = ()
     if ending.status != 0:
         return [f"could not go on: {ending.said[-1500:]}"]
     complaints = [f"{name} was left" for name in leftovers(folder)]
-    return complaints + [f"{name} differs" for name in differences(folder, trials.reference)]
+    complaints += [f"{name} differs" for name in differences(folder, trials.reference)]
+    if complaints:  # kept, to be looked at
+        kept = Path("build/crash-trials") / str(len(trials.failures))
+        for name, of in (("failed", folder), ("reference", trials.reference)):
+            shutil.copytree(of, kept / name, dirs_exist_ok=True)
+    return complaints
 
 
 @contextmanager

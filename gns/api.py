@@ -42,13 +42,20 @@ def read_scene(
     resolution: int = -1,
     hold_out: bool = True,
     white_background: bool = False,
+    follow_links: bool = False,
 ) -> Scene:
     """The scene in a folder of COLMAP, Blender or Nerfstudio; the arguments are the options of train.py.
 
     `hold_out` keeps every eighth photo for scores (`--eval`), or those that the scene names. What looks wrong is a
     Python warning. Raises UserError for what cannot be read.
     """
-    options = SceneOptions(images=images, resolution=resolution, eval=hold_out, white_background=white_background)
+    options = SceneOptions(
+        images=images,
+        resolution=resolution,
+        eval=hold_out,
+        white_background=white_background,
+        follow_links=follow_links,
+    )
     return _read_scene(Path(folder), options, _warn)
 
 

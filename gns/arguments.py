@@ -103,6 +103,10 @@ class SceneConfig:
         default=False, metadata=option("white instead of black behind the scene", group="scene", short="-w")
     )
     eval: bool = field(default=True, metadata=option("hold out every 8th photo for testing", group="scene"))
+    follow_links: bool = field(
+        default=False,
+        metadata=option("read photos and masks that are links out of the scene", group="scene", changeable=True),
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -427,6 +431,9 @@ class InspectConfig:
     resolution: int = field(
         default=-1, metadata=option("as in train.py: sizes are told after it", group="scene", short="-r", at_least=-1)
     )
+    follow_links: bool = field(
+        default=False, metadata=option("read photos and masks that are links out of the scene", group="scene")
+    )
     plot: Path | None = field(
         default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")
     )
@@ -610,7 +617,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
-    own = dict(stored)
+    own = {"follow_links": False, **stored}  # younger than the format
     if "rules" not in own:
         raise UserError("missing key 'rules'")
     by_rule = own.pop("rules")

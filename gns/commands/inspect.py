@@ -25,7 +25,7 @@ def inspect_scene(config: InspectConfig, told: list[Row]) -> None:
     if config.plot is not None:
         check_plot(config.plot)
     source = config.source_path
-    options = SceneOptions(images=config.images, resolution=config.resolution)
+    options = SceneOptions(images=config.images, resolution=config.resolution, follow_links=config.follow_links)
     reader = find_reader(source)
     capture = reader.read(source, options)
     train, test = split_frames(capture, options, source)

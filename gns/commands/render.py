@@ -71,6 +71,7 @@ def scene_options(config: SceneConfig) -> SceneOptions:
         resolution=config.resolution,
         eval=config.eval,
         white_background=config.white_background,
+        follow_links=config.follow_links,
         seed=config.seed if isinstance(config, TrainConfig) else 0,
     )
 

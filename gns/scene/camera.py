@@ -30,7 +30,12 @@ class Camera:
     name: str
 
     def __post_init__(self) -> None:
-        """Raise UserError where the camera stands where float32 cannot compute."""
+        """Raise UserError where a number is none, or the camera stands where float32 cannot compute."""
+        intrinsics = (self.fx, self.fy, self.cx, self.cy)
+        if not (np.isfinite(intrinsics).all() and np.isfinite(self.world_to_camera).all()):
+            raise UserError(f"the camera of the photo {self.name} has values that are not finite: correct them")
+        if not (self.fx > 0 and self.fy > 0):
+            raise UserError(f"the camera of the photo {self.name} has a focal length of {self.fx:g} × {self.fy:g}")
         if (np.abs(self.translation) > FARTHEST).any():
             raise UserError(
                 f"the camera of the photo {self.name} is {np.abs(self.translation).max():.3g} away from the origin: "

@@ -29,6 +29,7 @@ from gns.testing.tiny import same_state
 
 # The names that `gns.utils.atomic_files` and `gns.utils.folder_lock` give to what must not stay.
 _LEFTOVERS = (".gns-*.tmp", ".lock")
+_END_OF_PNG = b"IEND\xaeB`\x82"
 
 Preparation = Callable[[], None]  # done in the child before its commands
 
@@ -242,6 +243,8 @@ def partial_files(folder: Path) -> list[str]:
             elif path.suffix == ".png":
                 with Image.open(path) as picture:
                     picture.load()
+                if not path.read_bytes().endswith(_END_OF_PNG):  # which Pillow does without
+                    raise ValueError("no end")
             elif path.stat().st_size == 0:
                 raise ValueError("empty")
         except Exception as error:

@@ -30,7 +30,7 @@ from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
 from gns.training.listeners import Bar, Checkpoints, HeldOut, Log, Models, Stop, TensorBoard
-from gns.training.memory import room_for_photos, shortage_explained, training_bytes, views_on
+from gns.training.memory import refuse_too_large, room_for_photos, shortage_explained, training_bytes, views_on
 from gns.training.parts import Part
 from gns.training.recorder import Recorder
 from gns.training.scaled_views import ScaledViews
@@ -249,6 +249,7 @@ def train(
     device = device or pick_device(config.device)
     config = with_budget(config, scene)
     needed, largest = expected_size(config, scene, device)
+    refuse_too_large(device, needed, largest)
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
         room = room_for_photos(device, needed)
         views = ScaledViews(scene.local().train, lambda views: views_on(views, device, room))

@@ -13,6 +13,7 @@ from torch import Tensor
 from gns.errors import UserError, is_lack_of_memory
 from gns.gaussian_renderer.backends import backend_of
 from gns.scene import View
+from gns.utils.main_memory import main_memory
 
 INSTANCES_A_GAUSSIAN = 3  # tile instances in a dense model; 2 to 4 on photos of 1.6 megapixels
 _SLOTS = 4  # uploads under way at a time
@@ -112,6 +113,19 @@ class Uploads(Sequence[View]):
         if self._pinned:
             self._done[slot] = torch.cuda.current_stream(self._device).record_event()
         return copy
+
+
+def refuse_too_large(device: torch.device, needed: int, gaussians: int) -> None:
+    """Raise UserError where a run that grows to `gaussians` takes more, `needed` bytes, than `device` has at all.
+
+    The system would grant the memory, and end the process hours later when it is used.
+    """
+    there = main_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
+    if needed > there:
+        raise UserError(
+            f"growing to {gaussians:,} Gaussians takes about {needed / _GIGA:.1f} GB and {device} has "
+            f"{there / _GIGA:.1f}: lower --final-budget, or give -r a smaller width"
+        )
 
 
 @contextmanager

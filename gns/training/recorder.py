@@ -114,10 +114,10 @@ class Recorder:
                 f"check the camera of that photo and the scale of the scene{self._last_good()}"
             ) from None
         except Spoilt as spoilt:
+            what = not_finite(self._state.population)
             first, last = spoilt.iterations[0], spoilt.iterations[-1]
             raise UserError(
-                f"training diverged: {not_finite(self._state.population)} are not finite after an iteration of {first} "
-                f"to {last}, which learned from "
+                f"training diverged: {what} are not finite after an iteration of {first} to {last}, which learned from "
                 f"{', '.join(dict.fromkeys(spoilt.views))}; check the cameras of these photos and the scale of the "
                 f"scene{self._last_good()}"
             ) from None

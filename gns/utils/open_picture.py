@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageFile
+
+from gns.utils.main_memory import main_memory
 
 _DECODED_BYTES = 4  # Pillow keeps RGB pixels in four bytes
 
@@ -49,14 +50,9 @@ def opened_picture(source: Path | BinaryIO) -> Iterator[ImageFile.ImageFile]:
     """
     with _PILLOW_LIMIT.lifted(), Image.open(source) as picture:
         needed = _DECODED_BYTES * picture.width * picture.height
-        if needed > _memory():
+        if needed > main_memory():
             raise MemoryError(
                 f"its {picture.width} × {picture.height} pixels take {needed / 1e9:.0f} GB and this machine has "
-                f"{_memory() / 1e9:.0f}"
+                f"{main_memory() / 1e9:.0f}"
             )
         yield picture
-
-
-def _memory() -> int:
-    """Bytes of memory in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.utils.atomic_files import atomic_file
+from gns.utils.regular_files import refuse_special_file
 
 Table = npt.NDArray[np.void]  # structured: one field a property
 
@@ -59,6 +60,7 @@ def read_table(path: Path) -> Table:
     Raises UserError where it is missing, no binary PLY, or its size is not what its header promises.
     """
     try:
+        refuse_special_file(path)
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

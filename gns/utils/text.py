@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from gns.errors import UserError
+from gns.utils.regular_files import refuse_special_file
 
 # In which systems without UTF-8 write names: Chinese, western European, Japanese, traditional Chinese, Korean.
 _LEGACY_ENCODINGS = ("gb18030", "cp1252", "shift_jis", "big5", "cp949")
@@ -67,7 +68,11 @@ def by_number(name: str) -> list[tuple[int, str]]:
 
 
 def refuse_git_lfs_pointer(path: Path) -> None:
-    """Raise UserError where the file is the note that git leaves in place of a large file; OSError where it is none."""
+    """Raise UserError where the file is the note that git leaves in place of a large file; OSError where it is none.
+
+    And where it is a pipe or a device.
+    """
+    refuse_special_file(path)
     if path.stat().st_size < 1024:
         with path.open("rb") as file:
             if file.read(len(_GIT_LFS)) == _GIT_LFS:

@@ -14,7 +14,12 @@ from gns.testing.fuzzing import Target, corpus_of, damaged, targets
 DAMAGED = 40  # files a target
 
 
-@pytest.fixture(params=sorted(targets()))
+COLMAP = [f"colmap {stem}.{kind}" for kind in ("bin", "txt") for stem in ("cameras", "images", "points3D")]
+OTHERS = ["transforms.json", "points.ply", "model.ply", "image", "checkpoint", "config.json", "cfg_args"]
+OTHERS += ["results.json", "budget.txt", "rendered picture", "log.jsonl"]
+
+
+@pytest.fixture(params=[*COLMAP, *OTHERS])
 def target(request: pytest.FixtureRequest) -> Target:
     return targets()[request.param]
 
@@ -34,6 +39,10 @@ def test_the_corpus_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
     path = target.prepare(tmp_path)
     for content in corpus_of(target.name):
         target.try_on(path, content)
+
+
+def test_no_reader_is_left_out() -> None:
+    assert [*targets()] == [*COLMAP, *OTHERS]
 
 
 def test_what_is_neither_taken_nor_refused_is_noticed(tmp_path: Path) -> None:

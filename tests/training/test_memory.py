@@ -14,6 +14,7 @@ from gns.gaussian_renderer.backends import backend_of
 from gns.model.population import Population
 from gns.rules import screen_gradients
 from gns.scene import Camera, Gaussians, PointCloud, Scene, View
+from gns.testing.tiny import tiny_config, tiny_scene
 from gns.training import loop as training
 from gns.training import memory as gpu_memory
 from gns.training.loop import train
@@ -127,3 +128,9 @@ def test_training_that_runs_out_of_memory_ends_with_the_sentence(monkeypatch: py
     monkeypatch.setattr(Population, "from_state_dict", exhausted)
     with pytest.raises(UserError, match="600 need"):
         train(scene, config, resume_from=saved)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_memory, "main_memory", lambda: 10**5)
+    with pytest.raises(UserError, match=r"growing to [\d,]+ Gaussians takes about [\d.]+ GB and cpu has 0\.0: lower"):
+        train(tiny_scene(), tiny_config(iterations=3))

@@ -27,6 +27,7 @@ from gns.utils.images import (
     resize,
     target_size,
 )
+from gns.utils.main_memory import main_memory
 from gns.utils.undistortion import Lens, undistort, undistorted_lens
 
 # Pixels of all photos that are being decoded at a time: 11 bytes each, of colours in several forms.
@@ -46,6 +47,7 @@ def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[
     Threads decode in parallel: the decoders release the interpreter's lock. Raises UserError where a photo or mask
     cannot be read, or its size disagrees with its camera's.
     """
+    _refuse_too_many(frames, options)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = list(pool.map(partial(_load_view, options=options), frames))
     views = [each.view for each in loaded]
@@ -61,6 +63,28 @@ def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[
     if remarks := [remark for each in loaded for remark in each.remarks]:
         report(remarks[0] + (f" (and {len(remarks) - 1} more such)" if len(remarks) > 1 else ""))
     return views
+
+
+def _refuse_too_many(frames: Sequence[Frame], options: SceneOptions) -> None:
+    """Raise UserError where the photos cannot all be in memory at the size they are used at.
+
+    By the sizes in the cameras' files, which cost nothing; by those of the photos where that seems too much.
+    """
+    there = main_memory()
+    for size_of in (lambda frame: (frame.lens.width, frame.lens.height), lambda frame: image_size(frame.image_path)):
+        needed = sum(_bytes_of(frame, size_of(frame), options) for frame in frames)
+        if needed <= there:
+            return
+    raise UserError(
+        f"{len(frames):,} photos at this size take {needed / 1e9:,.0f} GB and this machine has {there / 1e9:,.0f}: "
+        "give -r a smaller width, or train on fewer photos"
+    )
+
+
+def _bytes_of(frame: Frame, size: tuple[int, int], options: SceneOptions) -> int:
+    """Bytes of a view whose photo has that (width, height)."""
+    width, height = target_size(*size, options.resolution)
+    return width * height * (3 if frame.mask_path is None else 4)
 
 
 def _load_view(frame: Frame, options: SceneOptions) -> _Loaded:

@@ -144,10 +144,10 @@ def test_a_photo_of_the_wrong_size_is_refused_before_it_is_decoded(
 
 def test_a_photo_beyond_the_memory_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(smooth(60, 40)).save(tmp_path / "a.png")
-    monkeypatch.setattr(open_picture, "_memory", lambda: 9599)
+    monkeypatch.setattr(open_picture, "main_memory", lambda: 9599)
     with pytest.raises(UserError, match=r"a\.png cannot be read as an image \(its 60 × 40 pixels take .*\): reduce it"):
         read_image(tmp_path / "a.png")
-    monkeypatch.setattr(open_picture, "_memory", lambda: 9600)
+    monkeypatch.setattr(open_picture, "main_memory", lambda: 9600)
     read_image(tmp_path / "a.png")
 
 

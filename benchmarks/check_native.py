@@ -1,0 +1,114 @@
+"""The CPU kernels, their bindings and the thread pool under sanitizers: `make check-native`.
+
+    python -m benchmarks.check_native            # both, all of it
+    python -m benchmarks.check_native --quick    # what continuous integration does
+
+The native module is built anew under the address and undefined-behaviour sanitizers, and under the thread sanitizer, in
+build/. With the first the tests of renderer, losses and optimiser run as they are, in a Python in which every array of
+torch and numpy lies in checked memory. With the second the program tests/native/stress.cpp runs, which calls kernels
+and pool from several threads at once; torch and Python, which are not built for it, are left out. There is no list of
+exceptions for our own code: any report ends with exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from gns.testing.shim import compiler
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = ROOT / "gns" / "csrc" / "cpu"
+TESTS = ["tests/gaussian_renderer", "tests/losses", "tests/model/test_adam.py"]
+QUICK = [
+    "tests/gaussian_renderer/test_boundary.py",
+    "tests/gaussian_renderer/test_poison.py",
+    "tests/model/test_adam.py",
+]
+# A stress of every kernel, of exceptions in tasks, of changes of the number of threads and of forks.
+STRESS = ROOT / "tests" / "native" / "stress.cpp"
+_REPORT = re.compile(r"ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|runtime error:")
+
+
+def build_module(sanitizers: str) -> Path:
+    """Build the native module under `sanitizers`, and return the folder that it lies in."""
+    folder = ROOT / "build" / f"native-{sanitizers.replace(',', '-')}"
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), f"-DGNS_SANITIZE={sanitizers}"]
+    configure.append(f"-DPython_EXECUTABLE={sys.executable}")
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", str(folder), "--parallel", str(os.cpu_count())], check=True)
+    return folder
+
+
+def library(name: str) -> str:
+    """Where the compiler keeps the runtime library `name`, which must be loaded before Python itself."""
+    command = [str(compiler()), f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def addresses_and_undefined(*, quick: bool) -> bool:
+    """Whether the Python tests pass without a report."""
+    module = build_module("address,undefined")
+    environment = os.environ | {
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libubsan.so')}",
+        # Python keeps what it allocates to its end, and torch maps more than it frees; neither is ours.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "PYTHONPATH": f"{module}{os.pathsep}{ROOT}",
+        "PYTHONMALLOC": "malloc",
+        "OMP_NUM_THREADS": "1",
+    }
+    plant = "import gns_native; print(gns_native.__file__)"
+    found = subprocess.run([sys.executable, "-c", plant], env=environment, capture_output=True, text=True, check=False)
+    if str(module) not in found.stdout:
+        print(f"the sanitized module was not loaded: {found.stdout}{found.stderr}", file=sys.stderr)
+        return False
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(QUICK if quick else TESTS)]
+    return _clean(command, environment)
+
+
+def threads(*, quick: bool) -> bool:
+    """Whether the stress program ends well without a report, for each instruction set that this machine has."""
+    program = ROOT / "build" / "native-thread" / "stress"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    sources = [*sorted(str(path) for path in CPU.glob("*.cpp")), str(STRESS)]
+    flags = ["-std=c++20", "-O1", "-g1", "-fsanitize=thread", "-ffp-contract=off", "-Wno-psabi"]
+    includes = [f"-I{CPU.parent}", "-DGNS_ISA=baseline"]
+    subprocess.run([str(compiler()), *flags, *includes, *sources, "-pthread", "-o", str(program)], check=True)
+    rounds = "5" if quick else "60"
+    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
+    return _clean([str(program), rounds], environment)
+
+
+def _clean(command: list[str], environment: dict[str, str]) -> bool:
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    print(done.stdout[-6000:])
+    return done.returncode == 0 and not _REPORT.search(done.stdout)
+
+
+def main() -> int:
+    """Build, run, and tell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer tests and rounds")
+    parser.add_argument("--only", choices=("address", "thread"))
+    options = parser.parse_args()
+    if sys.platform != "linux" or compiler() is None:
+        print("the sanitizers are run on Linux, with GCC or Clang")
+        return 0
+    passed = True
+    if options.only != "thread":
+        passed &= addresses_and_undefined(quick=options.quick)
+    if options.only != "address":
+        passed &= threads(quick=options.quick)
+    print("no report" if passed else "FAILED")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

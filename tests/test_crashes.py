@@ -1,0 +1,121 @@
+"""Runs that are killed while they write are taken up to the same bits; `benchmarks/crash_trials.py` tries many more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.crash_trials import commands
+from gns.run_folder import RunFolder
+from gns.testing.crashes import (
+    KINDS,
+    Kill,
+    differences,
+    few_descriptors,
+    leftovers,
+    partial_files,
+    run_commands,
+    single_threaded,
+    small_files,
+)
+from gns.testing.examples import random_gaussians
+from gns.testing.scene_files import small_scene, write_colmap
+from gns.testing.tiny import tiny_config
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="trials take place in forked processes")
+
+
+def whole_run(scene: Path, model: Path) -> list[list[str]]:
+    """A short run, its pictures and their scores."""
+    return commands(scene, model, iterations=60)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    single_threaded()
+    return write_colmap(tmp_path_factory.mktemp("crashes") / "scene", small_scene(count=9, points=60))
+
+
+@pytest.fixture(scope="module")
+def reference(scene: Path) -> Path:
+    folder = scene.parent / "reference"
+    ending = run_commands(whole_run(scene, folder), count=True)
+    assert ending.status == 0 and all(ending.points[kind] for kind in KINDS if kind != "clock"), ending.said
+    assert leftovers(folder) == partial_files(folder) == []
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        Kill("half a file", 8),
+        Kill("before a rename", 9),  # the model is whole and its record written, but it is not in its place
+        Kill("after a rename", 12),
+        Kill("half a log line", 2),
+        Kill("half a file", 20),  # of the pictures
+    ],
+    ids=str,
+)
+def test_a_killed_run_loses_nothing(scene: Path, reference: Path, tmp_path: Path, kill: Kill) -> None:
+    folder = tmp_path / "model"
+    assert run_commands(whole_run(scene, folder), kill).killed
+    assert partial_files(folder) == []
+    ending = run_commands(whole_run(scene, folder))
+    assert ending.status == 0, ending.said
+    assert leftovers(folder) == []
+    assert differences(folder, reference) == []
+
+
+def test_what_the_system_denies_is_said_in_a_sentence(scene: Path, reference: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for condition in (small_files(9_000), few_descriptors(5)):
+        ending = run_commands(whole_run(scene, folder), prepare=[condition])
+        assert ending.status == 2 and ending.explained, ending.said
+    assert run_commands(whole_run(scene, folder)).status == 0
+    assert differences(folder, reference) == []
+
+
+def test_what_is_lost_would_be_seen(reference: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in reference.rglob("*"):
+        if path.is_file():
+            copy = folder / path.relative_to(reference)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes().replace(str(reference).encode(), str(folder).encode()))
+    assert differences(folder, reference) == []
+    picture = next(folder.rglob("renders/*.png"))
+    picture.write_bytes(picture.read_bytes()[:-20])
+    (folder / ".gns-1-1.tmp").touch()
+    assert partial_files(folder) and leftovers(folder) == [".gns-1-1.tmp"]
+    assert str(picture.relative_to(folder)) in differences(folder, reference)
+
+
+def test_a_cut_line_spoils_none_of_the_later_ones(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "model", tiny_config(tmp_path))
+    run.log({"iteration": 10})
+    with run.log_path.open("ab") as file:
+        file.write(b'{"iterat')
+    run.log({"iteration": 20})
+    run.log({"iteration": 30})
+    with run.log_path.open("ab") as file:
+        file.write(b"\xff\xfe\n7\n")
+    assert [record["iteration"] for record in run.read_log()] == [10, 20, 30]
+
+
+def test_the_record_of_a_model_is_there_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is there ends its run: nobody would come back to write the record."""
+    run = RunFolder.create(tmp_path / "model", tiny_config(tmp_path))
+    there: list[bool] = []
+    replace = Path.replace
+
+    def renamed(source: Path, target: Path) -> Path:
+        there.append(run.model_path(5).exists())
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", renamed)
+    run.save_model(random_gaussians(4), 5)
+    assert there == [False, False] and run.load_model(5) is not None
+    assert run.model_digest(5)
