@@ -65,8 +65,8 @@ def test_what_is_left_out_changes_no_bit(name: str, shim: ShimLauncher) -> None:
 
 
 PLANTS = [
-    ("tiles.cuh", "(2u << last / kHalf)", "(1u << last / kHalf)"),
-    ("tiles.cuh", "rows.first > top ? (rows.first - top) / kHalf : 0", "(rows.first - top) / kHalf"),
+    ("tiles.cuh", "(2u << unsigned(last)", "(1u << unsigned(last)"),
+    ("tiles.cuh", "rows.first > top ? rows.first - top : 0", "rows.first - top"),
     ("tiles.cu", "column * kTile + kQuadrant, kQuadrant)", "column * kTile, kQuadrant)"),
     ("tiles.cu", "list_halves[i] = halves[slot];", "list_halves[i] = halves[i];"),
 ]

@@ -53,9 +53,9 @@ constexpr int kHalves = kTile / kHalf;  // in a column
 // Half quadrants of tile row `tile_y` that pixel rows `rows` meet in one column of them.
 GNS_DEVICE unsigned halves_met(const Span& rows, int tile_y) {
   const int top = tile_y * kTile;
-  const int first = rows.first > top ? (rows.first - top) / kHalf : 0;
+  const int first = rows.first > top ? rows.first - top : 0;
   const int last = rows.last < top + kTile ? rows.last - top : kTile - 1;
-  return first < kHalves && last >= first * kHalf ? (2u << last / kHalf) - (1u << first) : 0u;
+  return first <= last ? (2u << unsigned(last) / kHalf) - (1u << unsigned(first) / kHalf) : 0u;
 }
 
 GNS_DEVICE int first_column(const Footprint& f) { return f.x0 / kTile; }
