@@ -104,7 +104,7 @@ class SceneConfig:
     )
     eval: bool = field(default=True, metadata=option("hold out every 8th photo for testing", group="scene"))
     follow_links: bool = field(
-        default=False,
+        default=True,
         metadata=option("read photos and masks that are links out of the scene", group="scene", changeable=True),
     )
 
@@ -432,7 +432,7 @@ class InspectConfig:
         default=-1, metadata=option("as in train.py: sizes are told after it", group="scene", short="-r", at_least=-1)
     )
     follow_links: bool = field(
-        default=False, metadata=option("read photos and masks that are links out of the scene", group="scene")
+        default=True, metadata=option("read photos and masks that are links out of the scene", group="scene")
     )
     plot: Path | None = field(
         default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")
@@ -617,7 +617,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
-    own = {"follow_links": False, **stored}  # younger than the format
+    own = dict(stored)
     if "rules" not in own:
         raise UserError("missing key 'rules'")
     by_rule = own.pop("rules")

@@ -13,7 +13,7 @@ from gns.scene.checks import check_points, points_within_reach, stray_named
 from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
-from gns.scene.readers.links import refuse_links_out
+from gns.scene.readers.links import link_out
 from gns.scene.readers.photos import PhotoFolder, is_video
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
@@ -37,7 +37,10 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     """
     capture = find_reader(source).read(source, options)
     train_frames, test_frames = split_frames(capture, options, source)
-    refuse_links_out([*train_frames, *test_frames], source, options)
+    if link := link_out([*train_frames, *test_frames], source, options):
+        if not options.follow_links:
+            raise UserError(f"{link}: copy the file, name its folder with -i, or leave --no-follow-links out")
+        report(f"warning: {link}, and is read; where the scene is a stranger's, give --no-follow-links")
     for note in capture.notes:
         report(note)
     for warning in capture.warnings:
