@@ -318,8 +318,8 @@ class Rendering:
         """The picture, the scores of the instances, or both."""
         size, background, edges = (self.camera.width, self.camera.height), self._background, self._edges
         if not scored:
-            lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
-            self._launch_per_tile("blend", *size, *lists, background, image, alpha)
+            plain = (self.tile_ranges, self.list, self.list_halves, self.splats)
+            self._launch_per_tile("blend", *size, *plain, background, image, alpha)
             return
         self.scores = self._space.take("scores", (self.capacity,))
         lists = (self.tile_ranges, self.list, self.list_halves, self.slots, self.splats)
