@@ -12,7 +12,7 @@ import torch
 import gns
 import gns.commands.view
 from gns import cli
-from gns.arguments import FileSize, TrainConfig
+from gns.arguments import TrainConfig, parse_budget
 from gns.commands.models import GivenModel
 from gns.commands.options import parse_export, parse_view
 from gns.commands.render import read_scene_of
@@ -49,8 +49,8 @@ def test_options() -> None:
     config = parse_export(["model", "a.spz", "b.html", "--sh_degree", "1", "--crop", "-1", "-1", "-1", "1", "1", "1.5"])
     assert (config.model_path, config.output) == (Path("model"), (Path("a.spz"), Path("b.html")))
     assert config.sh_degree == 1 and config.crop == (-1, -1, -1, 1, 1, 1.5) and config.score
-    assert parse_export(["-m", "model", "-o", "a.spz", "--budget", "20MB"]).size == FileSize(20_000_000)
-    assert parse_export(["model", "a.spz", "--budget", "2k", "--no-score"]).size == 2000
+    assert parse_export(["-m", "model", "-o", "a.spz", "--budget", "20MB"]).budget == parse_budget("20MB")
+    assert parse_export(["model", "a.spz", "--budget", "2k", "--no-score"]).budget == parse_budget("2k")
     assert parse_view(["model", "--port", "9000"]).port == 9000
     for wrong, sentence in (
         (["model"], "-o"),
@@ -146,7 +146,7 @@ def test_view_serves_the_model_or_writes_a_page(
 ) -> None:
     pytest.importorskip("viser")
     opened: list[str] = []
-    monkeypatch.setattr(gns.commands.view.webbrowser, "open", opened.append)
+    monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(Window, "wait", lambda window: opened.append(f"waits at {window.address}"))
     assert cli.run(cli.view, [str(run.path), "--port", "8099"]) == 0
     assert opened == ["http://127.0.0.1:8099", "waits at http://127.0.0.1:8099"]

@@ -23,7 +23,7 @@ from gns.testing.comparison import example
 from gns.testing.examples import EXAMPLES, converted
 from gns.testing.shim import ShimLauncher, compiler
 from gns.testing.tiny import tiny_config, tiny_scene
-from gns.training.loop import Trainer, train
+from gns.training.loop import Trainer
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernels through a C++ compiler: install g++")
 
@@ -136,36 +136,44 @@ def test_an_error_in_the_step_is_seen(good: str, bad: str, shim: ShimLauncher, m
         _assert_same(apart, _stepped(name, fused=True, degree=2)[0])
 
 
-# ---- whole runs ------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    return tiny_scene(train_views=3, test_views=1, count=120, width=32, height=24)
+    return tiny_scene(train_views=3, test_views=1, count=120, width=24, height=16)
 
 
-def _run(scene: Scene, method: str, iterations: int) -> State:
-    population = train(scene, _config(method, iterations)).population
-    groups = population.state_dict()["groups"]
+def _config(method: str) -> Any:
+    return tiny_config(method=method, iterations=3_000, final_budget=None if method == "3dgs" else 100)
+
+
+def _advanced(scene: Scene, method: str, after: int, iterations: int) -> State:
+    """Parameters and moments when a run was put to iteration `after` and went on from there."""
+    trainer = Trainer(_config(method), scene)
+    state = trainer.begin()
+    state.iteration = after
+    for _ in range(iterations):
+        trainer.advance(state)
+    groups = state.population.state_dict()["groups"]
     return {name: (group["parameter"], group["first_moment"], group["second_moment"]) for name, group in groups.items()}
 
 
-def _config(method: str, iterations: int) -> Any:
-    changes: dict[str, Any] = {"final_budget": None if method == "3dgs" else 60}
-    return tiny_config(method=method, iterations=iterations, **changes)
-
-
-@pytest.mark.parametrize(("method", "iterations"), [("gns", 90), ("mcmc", 60), ("3dgs", 60)])
-def test_a_run_has_the_bits_of_separate_steps(
-    method: str, iterations: int, shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch
+# The reset of opacities at 300, the pulse of selection at 1501, relocation and density control at 60.
+@pytest.mark.parametrize(
+    ("method", "after", "iterations"), [("gns", 298, 3), ("gns", 1498, 5), ("mcmc", 58, 4), ("3dgs", 58, 4)]
+)
+def test_training_has_the_bits_of_separate_steps(
+    method: str, after: int, iterations: int, shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = []
     for fused in (False, True):
         _backend(monkeypatch, shim, fused=fused)
         shim.launches.clear()
-        results.append(_run(scene, method, iterations))
-        assert ("project_backward_step" in shim.launches) == fused
-    assert "adam" in shim.launches, "where a rule acts the optimiser waits for it"
+        results.append(_advanced(scene, method, after, iterations))
+        together, apart = (shim.launches.count(name) for name in ("project_backward_step", "adam"))
+        assert together + apart == iterations and bool(together) == fused
+        assert not fused or (apart == 0) == (after == 1498), "where a rule acts the optimiser waits for it"
     _assert_same(*results)
 
 
@@ -173,10 +181,20 @@ def test_a_rule_that_acts_and_denies_it_is_seen(
     shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _backend(monkeypatch, shim, fused=True)
-    honest = _run(scene, "gns", 40)
+    honest = _advanced(scene, "gns", 298, 3)
     monkeypatch.setattr(edge_growth.EdgeGrowth, "leaves_alone", lambda *_: True)
     with pytest.raises(AssertionError):
-        _assert_same(honest, _run(scene, "gns", 40))
+        _assert_same(honest, _advanced(scene, "gns", 298, 3))
+
+
+def test_a_penalty_that_is_not_handed_over_is_seen(
+    shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _backend(monkeypatch, shim, fused=True)
+    honest = _advanced(scene, "gns", 1499, 2)
+    monkeypatch.setattr("gns.training.loop._hand_over", lambda *_: None)
+    with pytest.raises(AssertionError, match="opacity_logits"):
+        _assert_same(honest, _advanced(scene, "gns", 1499, 2))
 
 
 Change = Callable[[Trainer, Any], None]
@@ -194,7 +212,7 @@ def test_gradients_that_must_be_summed_are(
     spoil: Change, shim: ShimLauncher, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _backend(monkeypatch, shim, fused=True)
-    trainer = Trainer(_config("gns", 30_000), scene)
+    trainer = Trainer(_config("gns"), scene)
     state = trainer.begin()
     assert trainer._steps_in_backward(state, state.rendered(), 1)
     monkeypatch.setattr(trainer, "team", type(trainer.team)())
@@ -203,11 +221,11 @@ def test_gradients_that_must_be_summed_are(
 
 
 def test_a_checkpoint_with_gradients_is_not_stepped_past_them(scene: Scene) -> None:
-    population = Trainer(_config("gns", 30_000), scene).begin().population
-    saved = population.state_dict()
-    assert Population.from_state_dict(saved).gradients_are_zero
+    trainer = Trainer(_config("gns"), scene)
+    saved, extras = trainer.begin().population.state_dict(), trainer.plan.extras
+    assert Population.from_state_dict(saved, extras).gradients_are_zero
     saved["groups"]["quats"]["gradient"][5, 1] = 1e-9
-    assert not Population.from_state_dict(saved).gradients_are_zero
+    assert not Population.from_state_dict(saved, extras).gradients_are_zero
 
 
 def test_a_step_of_other_parameters_is_refused(shim: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,12 +36,11 @@ def port() -> int:
 
 
 @pytest.fixture
-def visited(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def visited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody is always connected, and may be shown a model at any time."""
     monkeypatch.setattr(Window, "visitors", 1)
     monkeypatch.setattr(viewer_module, "SHARE", 1e9)
     monkeypatch.setattr(viewer_module, "_SHORTEST", 0.0)
-    return
 
 
 def trained(on_event: Any, iterations: int = 24, **options: Any) -> TrainState:
