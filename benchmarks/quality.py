@@ -38,6 +38,7 @@ from benchmarks.grid.results import Results
 from benchmarks.grid.runs import Run, method_entrant, variant
 from benchmarks.grid.scenes import located, photo_pixels, read_scenes
 from gns.cli import STOPPED
+from gns.commands.test import BUDGETS
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
 from gns.rules import METHODS
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _task(options: argparse.Namespace, device: str) -> Task:
     """What the command line asks for. Raises UserError."""
-    known = read_scenes(options.scene_table, ROOT / "budget.txt")
+    known = read_scenes(options.scene_table, BUDGETS)
     if unknown := [name for name in options.scenes if name not in known]:
         raise UserError(f"{unknown[0]} is in no table of scenes: choose from {', '.join(known)}, or add a line")
     roots = [root.resolve() for root in options.data]

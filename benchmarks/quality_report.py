@@ -24,7 +24,7 @@ from benchmarks.grid.plan import REFERENCE
 from benchmarks.grid.plots import draw_over_budget, draw_over_time
 from benchmarks.grid.results import Result, Results
 from gns import __version__
-from gns.commands.test import SuiteScene, read_budgets
+from gns.commands.test import BUDGETS, SuiteScene, read_budgets
 from gns.errors import UserError
 from gns.rules import DEFAULT_METHOD, METHODS
 from gns.utils.atomic_files import write_text
@@ -51,7 +51,7 @@ class Report:
         """From the results of this version of gns in the folder of `results`."""
         found = results.all()
         current = [result for result in found if result.version == __version__]
-        suite = read_budgets(ROOT / "budget.txt")
+        suite = read_budgets(BUDGETS)
         return cls(results, grouped(current), len(found) - len(current), suite, baseline)
 
     @property

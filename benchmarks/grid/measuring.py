@@ -190,6 +190,8 @@ def moments_of(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     before = {"seconds": 0.0, "processor_seconds": 0.0}
     now = dict(before)
     for record in records:
+        if "seconds" not in record:  # a single loss
+            continue
         if record["seconds"] < now["seconds"]:
             before = {name: before[name] + now[name] for name in before}
         now = {name: record[name] for name in before}

@@ -17,6 +17,7 @@ from benchmarks.grid.results import Results, read_result
 from benchmarks.grid.runs import Entrant, Run, method_entrant, variant
 from benchmarks.grid.scenes import SceneEntry, located, photo_pixels, read_scenes
 from gns.arguments import SceneConfig
+from gns.commands.test import BUDGETS
 from gns.errors import UserError
 from gns.rules import DEFAULT_METHOD
 from tests.quality.made_up import FOX, LOWEST, reference_run, run_of, write
@@ -34,15 +35,15 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_scenes_are_those_of_the_table_and_of_the_list_of_budgets(tmp_path: Path) -> None:
-    known = read_scenes(REPOSITORY / "benchmarks" / "scenes.txt", REPOSITORY / "budget.txt")
+    known = read_scenes(REPOSITORY / "benchmarks" / "scenes.txt", BUDGETS)
     assert known["fox480"] == FOX and known["lego"].options == ("-w",)
     assert known["garden"] == GARDEN and len(known) == 5 + 13
     table = tmp_path / "scenes.txt"
     table.write_text("# a remark\nfox fox\nlonely  # and no folder\n")
     with pytest.raises(UserError, match=r"scenes.txt, line 3: expected 'name folder options'"):
-        read_scenes(table, REPOSITORY / "budget.txt")
+        read_scenes(table, BUDGETS)
     with pytest.raises(UserError, match="--scene-table"):
-        read_scenes(tmp_path / "none.txt", REPOSITORY / "budget.txt")
+        read_scenes(tmp_path / "none.txt", BUDGETS)
 
 
 def test_a_scene_is_found_below_the_first_folder_that_has_it(tmp_path: Path) -> None:
@@ -187,6 +188,7 @@ def test_the_log_of_a_resumed_run_goes_on_counting() -> None:
         return {"iteration": iteration, **values, "seconds": seconds, "processor_seconds": 2 * seconds}
 
     log = [
+        {"iteration": 99, "raw_loss": 0.2},
         record(100, 5.0, loss=0.1),
         record(100, 6.0, held_out_psnr=20.0),
         record(200, 11.0, held_out_psnr=22.0),
