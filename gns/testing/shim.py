@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from gns.gaussian_renderer.backends.kernel_arguments import Converted, converted
 from gns.gaussian_renderer.backends.kernel_table import INCLUDE_FOLDERS, KERNELS, SOURCES, Launchable
 
 FLAGS = ("-std=c++20", "-march=native", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wno-unknown-pragmas")
+HERE = Path(__file__).parent
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O0")
 
 Edit = Callable[[str], str]
@@ -60,6 +62,10 @@ class ShimLauncher:
         text: bytes = self._library.shim_signature(self._numbers[name])
         return text.decode()
 
+    def _entry(self, name: str) -> tuple[ctypes.CDLL, int]:
+        """The library that holds a kernel, and its number there."""
+        return self._library, self._numbers[name]
+
     def launch(self, name: str, grid: Sequence[int], block: Sequence[int], arguments: Sequence[Launchable]) -> None:
         """Run one kernel to its end. Raises ShimError, and what `converted` raises for arguments that do not fit."""
         kernel = KERNELS[name]
@@ -70,10 +76,16 @@ class ShimLauncher:
             raise ShimError(f"{name}: a grid of {tuple(grid)} blocks is none")
         self.launches.append(name)
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (tuple(grid), tuple(block))]
-        message = self._library.shim_launch(self._numbers[name], *sizes, pointers, int(self._backwards))
+        message = self.run(name, grid, block, pointers)
         if message is not None:
-            raise ShimError(f"{name}: {message.decode()}")
+            raise ShimError(f"{name}: {message}")
+
+    def run(self, name: str, grid: Sequence[int], block: Sequence[int], pointers: Any) -> str | None:
+        """Run one kernel with `pointers`, a C array, to its arguments' values; returns what went wrong, if anything."""
+        sizes = [(ctypes.c_uint * 3)(*size, *[1] * (3 - len(size))) for size in (grid, block)]
+        library, number = self._entry(name)
+        message: bytes | None = library.shim_launch(number, *sizes, pointers, int(self._backwards))
+        return None if message is None else message.decode()
 
 
 def _as_c(value: Converted) -> ctypes.c_void_p | ctypes.c_float | ctypes.c_int32:
@@ -95,29 +107,39 @@ def compiler() -> str | None:
 @cache
 def _load(sources: tuple[tuple[str, str], ...], flags: tuple[str, ...]) -> ctypes.CDLL:
     """Compile the sources, or take the library that was made of the same ones before."""
-    here = Path(__file__).parent
     program = "".join(
         ['#include "shim.h"\n']
         + [f'#include "{name}"\n' for name in SOURCES]
         + ['#include "driver.h"\n', "GNS_KERNELS(", *(f"GNS_KERNEL({name}) " for name in KERNELS), ")\n"]
     )
+    headers = (HERE / "shim.h", HERE / "driver.h")
+    loaded = ctypes.CDLL(str(built_library((*sources, ("program.cpp", program)), flags, headers)))
+    loaded.shim_launch.restype = ctypes.c_char_p
+    loaded.shim_signature.restype = ctypes.c_char_p
+    return loaded
+
+
+def built_library(
+    files: Sequence[tuple[str, str]], flags: Sequence[str], headers: Sequence[Path], includes: Sequence[Path] = ()
+) -> Path:
+    """A library of `program.cpp` among these files, by name, and `headers`; the one made of the same ones before.
+
+    `includes` are folders of headers that do not change.
+    """
     command = compiler()
     assert command is not None, "the CUDA kernels' tests need a C++ compiler"
-    key = hashlib.sha256(repr((sources, program, flags, command)).encode())
-    for header in (here / "shim.h", here / "driver.h"):
+    key = hashlib.sha256(repr((files, flags, command)).encode())
+    for header in headers:
         key.update(header.read_bytes())
-    folder = here.parents[1] / "build" / "cuda-shim" / key.hexdigest()[:24]
+    folder = HERE.parents[1] / "build" / "cuda-shim" / key.hexdigest()[:24]
     library = folder / "kernels.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            for name, text in sources:
+            for name, text in files:
                 (Path(work) / name).write_text(text)
-            (Path(work) / "program.cpp").write_text(program)
-            includes = [f"-I{path}" for path in (work, here)]
-            subprocess.run([command, *flags, *includes, "program.cpp", "-o", "kernels.so"], cwd=work, check=True)
+            folders = [f"-I{path}" for path in (work, *sorted({header.parent for header in headers}))]
+            folders += [f"-isystem{path}" for path in includes]
+            subprocess.run([command, *flags, *folders, "program.cpp", "-o", "kernels.so"], cwd=work, check=True)
             (Path(work) / "kernels.so").replace(library)
-    loaded = ctypes.CDLL(str(library))
-    loaded.shim_launch.restype = ctypes.c_char_p
-    loaded.shim_signature.restype = ctypes.c_char_p
-    return loaded
+    return library
