@@ -61,9 +61,10 @@ class Trials:
     def judge(self, name: str, what: str, complaints: Sequence[str]) -> None:
         """Count a trial of the kind `name`; it failed where there are complaints."""
         self.counts[name] += 1
+        print(f"{name}, {what}: {'FAILED' if complaints else 'nothing lost'}", flush=True)
         if complaints:
             self.failures.append(f"{name}, {what}: {'; '.join(complaints)}")
-            print(f"FAILED {self.failures[-1]}", flush=True)
+            print(self.failures[-1], flush=True)
 
 
 def commands(scene: Path, model: Path, iterations: int = ITERATIONS) -> list[list[str]]:

@@ -32,7 +32,7 @@ def resident_bytes() -> int:
 def live_tensors() -> int:
     """Tensors that Python still knows."""
     gc.collect()
-    return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
 def train_once(folder: Path) -> None:
