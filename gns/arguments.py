@@ -199,7 +199,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the two options that follow go before it",
+            + "; the three options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -210,6 +210,10 @@ class Config(MachineConfig):
     )
     position_rate: float | None = field(
         default=None, metadata=option("times the method's step size of the positions", group="training")
+    )
+    dense_model: float | None = field(
+        default=None,
+        metadata=option("times the number of Gaussians that the method's selection begins with", group="training"),
     )
     exposure: bool = field(
         default=False,
@@ -251,6 +255,8 @@ class Config(MachineConfig):
                 object.__setattr__(self, name, value)
         if self.refinements.position_rate <= 0:
             raise UserError(f"--position-rate is {self.position_rate}: it must be above 0")
+        if not 0.5 <= self.refinements.dense_model <= 10:
+            raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:

@@ -73,10 +73,11 @@ def plan_of(
 ) -> Plan:
     """The rules of a method for one run. `options` are those of each rule, by its name; see `Run` for the rest.
 
-    `refinements` change the optimiser's calendar for all of them.
+    `refinements` change the calendars of all of them.
     """
-    optimisation = refinements.applied(optimisation_of(method, schedule, iterations))
-    factor = iterations / optimisation_of(method, schedule).iterations
+    natural = refinements.applied(METHODS[method].schedules[schedule])
+    factor = iterations / natural.optimisation.iterations
+    optimisation = natural.optimisation.scaled(factor)
     run = Run(budget, extent, background, views, optimisation, team)
-    pairs = zip(METHODS[method].rules, METHODS[method].schedules[schedule].rules, strict=True)
+    pairs = zip(METHODS[method].rules, natural.rules, strict=True)
     return Plan(optimisation, tuple(rule(run, calendar.scaled(factor), options[rule.name]) for rule, calendar in pairs))

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from gns.rules.base import Calendars
+from gns.rules.calendar import Calendar
+from gns.rules.edge_growth import GrowthCalendar
 from gns.rules.optimisation import Optimisation, PhotoSize
 
 
@@ -18,9 +21,23 @@ class Refinements:
 
     coarse_to_fine: bool = False  # learn from reduced photos first
     position_rate: float = 1.0  # times the method's step size of the means
+    dense_model: float = 1.0  # times the number of Gaussians that selection begins with
 
-    def applied(self, optimisation: Optimisation) -> Optimisation:
-        """The optimiser's calendar with them, at whatever length."""
+    def applied(self, calendars: Calendars) -> Calendars:
+        """A method's calendars with them, at its natural length."""
+        return Calendars(self._optimisation(calendars.optimisation), tuple(map(self._of_rule, calendars.rules)))
+
+    def _of_rule(self, calendar: Calendar) -> Calendar:
+        """Growth that overshoots the budget, for a selection to come, does so by more; any other stays as it is."""
+        if not isinstance(calendar, GrowthCalendar):
+            return calendar
+        growths = (
+            replace(growth, ceiling=self.dense_model * growth.ceiling) if growth.ceiling > 1 else growth
+            for growth in calendar.growths
+        )
+        return replace(calendar, growths=tuple(growths))
+
+    def _optimisation(self, optimisation: Optimisation) -> Optimisation:
         rates = replace(
             optimisation.rates,
             means_first=self.position_rate * optimisation.rates.means_first,
@@ -32,6 +49,7 @@ class Refinements:
 
 
 PUBLISHED = Refinements()
+BETTER = Refinements(coarse_to_fine=True, position_rate=2.0, dense_model=4 / 3)
 
 # Until which share of the run photos are reduced how many times. What is large and wrong is set right first, for a
 # sixteenth and a quarter of the pixels; growth then finds the places that lack detail rather than those that lack form.
@@ -49,10 +67,8 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "paper": Preset("as published", PUBLISHED),
-    "best": Preset("better models in less time", Refinements(coarse_to_fine=True, position_rate=2.0)),
-    "quick": Preset(
-        "the same in a third of the iterations", Refinements(coarse_to_fine=True, position_rate=2.0), length=1 / 3
-    ),
+    "best": Preset("better models in less time", BETTER),
+    "quick": Preset("the same in a third of the iterations", BETTER, length=1 / 3),
 }
 
 DEFAULT_PRESET, *_ = PRESETS

@@ -328,7 +328,8 @@ def test_no_date_of_any_method_is_left_as_it_is() -> None:
         for method in METHODS.values()
         for natural in method.schedules.values()
         for preset in PRESETS.values()
-        for calendar in (preset.refinements.applied(natural.optimisation), *natural.rules)
+        for refined in [preset.refinements.applied(natural)]
+        for calendar in (refined.optimisation, *refined.rules)
     ]
     assert [name for calendar in calendars for name in _unscaled(calendar)] == []
 

@@ -10,9 +10,26 @@ import pytest
 import gns
 from gns.arguments import parse_train, read_config
 from gns.errors import UserError
-from gns.rules import METHODS, PRESETS, Refinements, optimisation_of
+from gns.rules import METHODS, PRESETS, Plan, Refinements, optimisation_of, plan_of
 from gns.run_folder import RunFolder
+from gns.team import SINGLE
 from gns.testing.tiny import tiny_config
+
+
+def tiny_plan(refinements: Refinements) -> Plan:
+    return plan_of(
+        "gns",
+        "standard",
+        300,
+        {rule.name: rule.Options() for rule in METHODS["gns"].rules},
+        budget=100,
+        extent=1.0,
+        background=(0.0, 0.0, 0.0),
+        views=(),
+        team=SINGLE,
+        refinements=refinements,
+    )
+
 
 BUDGET = ["-s", "scene", "--final-budget", "1000"]
 
@@ -21,24 +38,37 @@ def test_paper_is_what_was_published() -> None:
     """Whatever the method: the calendar is the very same."""
     for method, described in METHODS.items():
         for schedule in described.schedules:
-            published = optimisation_of(method, schedule)
-            assert PRESETS["paper"].refinements.applied(published) == published
+            published = described.schedules[schedule]
+            assert PRESETS["paper"].refinements.applied(published) == published, method
     config = parse_train(BUDGET)
     assert (config.preset, config.iterations) == ("paper", 30_000)
     assert config.refinements == Refinements()
 
 
 def test_coarse_to_fine_reduces_photos_at_first() -> None:
-    optimisation = Refinements(coarse_to_fine=True).applied(optimisation_of("gns", "standard", 1_000))
+    natural = Refinements(coarse_to_fine=True).applied(METHODS["gns"].schedules["standard"]).optimisation
+    optimisation = natural.scaled(1_000 / natural.iterations)
     assert [optimisation.photo_divisor(it) for it in (1, 100, 101, 300, 301, 1_000)] == [4, 4, 2, 2, 1, 1]
 
 
 def test_the_position_rate_multiplies_that_rate_alone() -> None:
     published = optimisation_of("gns", "standard")
     rates = published.learning_rates(12_345, 2.0, {})
-    faster = Refinements(position_rate=3.0).applied(published).learning_rates(12_345, 2.0, {})
+    refined = Refinements(position_rate=3.0).applied(METHODS["gns"].schedules["standard"])
+    faster = refined.optimisation.learning_rates(12_345, 2.0, {})
     assert faster.pop("means") == pytest.approx(3 * rates.pop("means"))
     assert faster == rates
+
+
+def test_a_larger_dense_model_is_grown_where_some_are_to_be_taken_out() -> None:
+    """Growth straight to the budget has to end there."""
+    larger = Refinements(dense_model=2.0)
+    (gns_growth, _), (straight,) = (
+        larger.applied(METHODS[method].schedules["standard"]).rules for method in ("gns", "improved-gs")
+    )
+    assert gns_growth.growths[0].budget(14_500, 100) == 600  # type: ignore[attr-defined]
+    assert straight == METHODS["improved-gs"].schedules["standard"].rules[0]
+    assert tiny_plan(larger).rules[0].most() == 600
 
 
 def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
@@ -71,6 +101,7 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
     [
         (["--preset", "better"], "choose one of paper, best, quick"),
         (["--position-rate", "0"], "--position-rate is 0.0: it must be above 0"),
+        (["--dense-model", "0.1"], "--dense-model is 0.1: it must be from 0.5 to 10"),
         (["--position-rate", "fast"], "--position-rate"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
