@@ -101,4 +101,4 @@ def test_parameters_that_are_not_finite_are_noticed_though_no_loss_is(later: boo
 def test_parameters_whose_sum_alone_is_infinite_are_finite() -> None:
     reader = LossReader(torch.device("cpu"), SINGLE, lambda: [torch.full((4,), 3e38)])
     reader.add(1, ["a.png"], torch.tensor(0.25))
-    assert reader.read_all() == [0.25]
+    assert reader.read_all() == [(1, 0.25)]
