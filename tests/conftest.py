@@ -20,3 +20,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     use_instruction_set(chosen.instruction_set)
     yield chosen
     use_instruction_set(instruction_sets()[0])
+
+
+@pytest.fixture(autouse=True)
+def no_early_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine small runs may outlast the time until the first checkpoint by the clock."""
+    monkeypatch.setattr("gns.training.listeners.checkpoints.FIRST_SECONDS", 3_600.0)

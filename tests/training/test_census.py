@@ -61,7 +61,7 @@ def test_births_and_deaths_are_counted_from_one_call_to_the_next(state: TrainSta
 def test_who_outlived_a_selection(state: TrainState) -> None:
     gaussians = state.population.gaussians
     gaussians.opacity_logits.detach()[:] = torch.where(torch.arange(120) < 40, -2.9, 3.1)
-    gaussians.log_scales.detach()[:] = torch.log(torch.tensor([0.02, 0.0001, 0.0001]))  # 10⁻² of an extent of 2
+    gaussians.log_scales.detach()[:] = torch.log(torch.tensor([0.025, 0.0001, 0.0001]))  # 0.0125 of an extent of 2
     census = Census(state)
     assert census.survival(9) is None
     assert census.survival(10) is None  # takes note

@@ -187,6 +187,7 @@ def test_the_clock_asks_for_a_checkpoint_and_starts_again(
 ) -> None:
     now = 1_000.0
     monkeypatch.setattr("gns.training.listeners.checkpoints.time.monotonic", lambda: now)
+    monkeypatch.setattr(checkpoints, "FIRST_SECONDS", 30.0)
     listener = Checkpoints(folder, ())
     now += 29
     assert not listener.wants_checkpoint()

@@ -131,7 +131,7 @@ def test_events_come_in_order(scene: Scene, tmp_path: Path) -> None:
         (50, 10),
         (60, 10),
     ]
-    assert all(set(event.report) == {"rate"} for event in progress)
+    assert all("rate" in event.report for event in progress)
     paths = [event.path for event in heard if isinstance(event, ModelSaved | CheckpointSaved)]
     assert all(path.exists() for path in paths) and len(set(paths)) == len(paths) == 5
     (scored,) = [event for event in heard if isinstance(event, HeldOutScored) and event.iteration == 25]
@@ -340,7 +340,7 @@ def test_a_callback_cannot_change_a_run(scene: Scene, undisturbed: dict[str, Any
     state = train(scene, config, run=folder, on_event=meddle)
     assert same_state(state.state_dict(), undisturbed)
     assert folder.saved_iterations() == []  # it did meddle
-    assert len([record for record in folder.read_log() if "rate" in record]) == 3  # the log was written before
+    assert len([record for record in folder.read_log() if "rate" in record]) == 30  # the log was written before
 
 
 def test_a_run_is_the_same_with_and_without_a_callback(scene: Scene, undisturbed: dict[str, Any]) -> None:
