@@ -9,18 +9,18 @@ import torch
 from tqdm import tqdm
 
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
-from gns.gaussian_renderer import render
+from gns.commands.film import drawn_with_maps, film, sampled_scale
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import say
-from gns.utils.png import to_eight_bit, write_png
+from gns.utils.png import write_png
 
 
 def render_run(config: RenderConfig) -> None:
-    """Render the training and held-out views of the model in `config.model_path`.
+    """Render the training and held-out views of the model in `config.model_path`, or the video that is asked for.
 
     Views whose PNGs are there already, and newer than the model, are passed over: a stopped call goes on where it was.
     Raises UserError where the folder, the model or the scene cannot be read, or the PNGs cannot be written.
@@ -30,14 +30,19 @@ def render_run(config: RenderConfig) -> None:
     gaussians = run.load_model(iteration)
     scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
     device = pick_device(config.device)
-    gaussians = replace(gaussians, frame=scene.frame).to(device)
+    gaussians = replace(gaussians, frame=scene.frame, antialiased=gaussians.antialiased or config.antialiasing)
+    gaussians = gaussians.to(device)
+    if config.video is not None:
+        with renderer_threads(config.threads):
+            film(config, gaussians, scene)
+        return
     splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
     with renderer_threads(config.threads):
         for split, views, skipped in splits:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                _render_split(run, iteration, split, views, gaussians, scene, quiet=config.quiet)
+                _render_split(run, iteration, split, views, gaussians, scene, config)
 
 
 def scene_options(config: SceneConfig) -> SceneOptions:
@@ -47,6 +52,7 @@ def scene_options(config: SceneConfig) -> SceneOptions:
         resolution=config.resolution,
         eval=config.eval,
         white_background=config.white_background,
+        depths=config.depths if isinstance(config, TrainConfig) else "",
         seed=config.seed if isinstance(config, TrainConfig) else 0,
     )
 
@@ -57,22 +63,33 @@ def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet
 
 
 def _render_split(
-    run: RunFolder, iteration: int, split: str, views: list[View], gaussians: Gaussians, scene: Scene, *, quiet: bool
+    run: RunFolder,
+    iteration: int,
+    split: str,
+    views: list[View],
+    gaussians: Gaussians,
+    scene: Scene,
+    config: RenderConfig,
 ) -> None:
     background = torch.tensor(scene.background, device=gaussians.means.device)
     finished_after = run.model_path(iteration).stat().st_mtime
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
-    for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet)):
+    outputs = {kind: run.outputs_path(split, iteration, kind) for kind in config.outputs}
+    # By the training views in every split, so that all pictures of a model have the same colours.
+    scale = sampled_scale([view.camera for view in scene.train], gaussians, background) if outputs else None
+    for index, view in enumerate(tqdm(views, desc=f"rendering {split}", unit="view", disable=config.quiet)):
         name = f"{index:05d}.png"
         _write_mask(masks / name, view)  # always: it may have been added or changed since
-        # The render is written last, so its presence means that the pair is complete.
-        if (renders / name).exists() and (renders / name).stat().st_mtime >= finished_after:
+        # The render is written before its further pictures and after all else: what is there tells what is complete.
+        pictures = [renders / name, *(folder / name for folder in outputs.values())]
+        if all(path.exists() and path.stat().st_mtime >= finished_after for path in pictures):
             continue
-        with torch.no_grad():
-            image = render(view.camera, gaussians, background).image
+        image, maps = drawn_with_maps(view.camera, gaussians, background, config.outputs, scale)
         write_png(truths / name, view.image)
-        write_png(renders / name, to_eight_bit(image).cpu())
+        write_png(renders / name, image)
+        for kind, picture in maps.items():
+            write_png(outputs[kind] / name, picture)
 
 
 def _write_mask(path: Path, view: View) -> None:

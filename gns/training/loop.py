@@ -17,6 +17,8 @@ from gns.gaussian_renderer import ScreenGradients, render
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.losses import Loss, photometric_loss
+from gns.losses.free_space import free_space_loss, nearest_depths
+from gns.losses.inverse_depth import decayed_weight, inverse_depth_loss
 from gns.rules import Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
 from gns.scene import Scene, View
@@ -32,6 +34,7 @@ from gns.utils.workspace import Workspace
 AddLoss = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of all processes' views, own photometric loss
 
 CPU = torch.device("cpu")
+BACKGROUNDS = "backgrounds"  # the source of chance of --random-background
 
 
 class Trainer:
@@ -59,6 +62,9 @@ class Trainer:
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
         self._losses, self._parts = losses, parts
         self._background = torch.tensor(scene.background, device=device)
+        self._nearest = [0.0] * len(self.scene.train)  # depths before which nothing is; 0 where that is not asked
+        if config.free_space_weight:
+            self._nearest = nearest_depths([view.camera for view in self.scene.train], self.scene.points)
         self._workspace = Workspace(device)
 
     def begin(self, earlier: TrainState | Mapping[str, Any] | None = None) -> TrainState:
@@ -71,6 +77,8 @@ class Trainer:
             self.scene,
             seed=self.config.seed,
             sh_degree=self.config.sh_degree,
+            antialiased=self.config.antialiasing,
+            chances=[BACKGROUNDS] if self.config.random_background else [],
             device=self.device,
             parts=self._parts,
             frame=self._frame,
@@ -111,22 +119,31 @@ class Trainer:
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
         view = self.views[own]
+        background, photo = self._background, view.image
+        if self.config.random_background:
+            background = self._random_background(state)
+            photo = view.over(background, self._background)
         observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it)) is not None]
         output = render(
             view.camera,
             state.rendered(),
-            self._background,
+            background,
             sh_degree=min(self.plan.optimisation.sh_degree(it), population.gaussians.sh_degree),
             screen_gradients=reduce(or_, (wanted for _, wanted in observers), ScreenGradients()),
             accumulate=True,
+            inverse_depth=view.inverse_depth is not None or self._nearest[own] > 0,
             workspace=self._workspace,
         )
         image = output.image
         for part in state.parts.values():
             image = part.applied(image, own)
-        loss = photometric_loss(image, view.image, view.mask, self._workspace)
+        loss = photometric_loss(image, photo, view.mask, self._workspace)
         if add_loss:
             add_loss(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
+        if view.inverse_depth is not None:
+            loss = loss + self._depth_weight(it) * inverse_depth_loss(output, view)
+        if self._nearest[own] > 0:
+            loss = loss + self.config.free_space_weight * free_space_loss(output, self._nearest[own])
         for further in self._losses:
             loss = loss + further(output, view)
         penalties = [rule.penalty(memory[rule.name], population, it) for rule in rules]
@@ -136,6 +153,15 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             for rule, _ in observers:
                 memory[rule.name] = rule.observe(memory[rule.name], population, output, it)
+
+    def _random_background(self, state: TrainState) -> Tensor:
+        """RGB in [0, 1] for the view of this process; all processes draw for all, so that their chance stays one."""
+        drawn = torch.rand(self.team.size, 3, generator=state.generators[BACKGROUNDS])
+        return drawn[self.team.rank].to(self.device)
+
+    def _depth_weight(self, it: int) -> float:
+        config = self.config
+        return decayed_weight(it, config.iterations, config.depth_l1_weight_init, config.depth_l1_weight_final)
 
     def _sums(self, state: TrainState, *, statistics: bool) -> list[Tensor]:
         """All that grows by one view after the other."""

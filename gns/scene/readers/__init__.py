@@ -11,6 +11,7 @@ from gns.errors import UserError
 from gns.scene.checks import check_points, points_within_reach, stray_named
 from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
+from gns.scene.readers.depth_maps import with_depth_maps
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.views import load_views
 from gns.scene.scene import Scene, scene_extent
@@ -34,6 +35,9 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     """
     capture = find_reader(source).read(source, options)
     train_frames, test_frames = split_frames(capture, options, source)
+    if options.depths:
+        train_frames, note = with_depth_maps(train_frames, source, options.depths)
+        capture.notes.append(note)
     for note in capture.notes:
         report(note)
     for warning in capture.warnings:
