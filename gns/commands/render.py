@@ -49,7 +49,17 @@ def render_run(config: RenderConfig) -> None:
                 continue
             with run.rendering(split, iteration):
                 exposures = run.exposures(iteration) if split == "train" else {}
-                draw_split(run, iteration, split, views, gaussians, scene, exposures, outputs=config.outputs, quiet=config.quiet)
+                draw_split(
+                    run,
+                    iteration,
+                    split,
+                    views,
+                    gaussians,
+                    scene,
+                    exposures,
+                    outputs=config.outputs,
+                    quiet=config.quiet,
+                )
 
 
 def rendering_told(config: RenderConfig) -> dict[str, Any]:

@@ -126,7 +126,8 @@ class Stages:
         """Image, alpha, inverse depth, counts."""
         size = (self.camera.height, self.camera.width)
         pictures = (poisoned(3, *size), poisoned(*size), poisoned(*size), poisoned(*size, dtype=torch.int32))
-        self._launch_tiles("blend_maps", self.tile_ranges, self.list, self.splats, background, *pictures)
+        lists = (self.tile_ranges, self.list, self.halves, self.splats)
+        self._launch_tiles("blend_maps", *lists, background, *pictures)
         return pictures
 
     def score(self, edges: Tensor) -> Tensor:
