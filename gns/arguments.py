@@ -48,6 +48,9 @@ CONFIG_FILE = "config.json"
 CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
 SMALLEST_BUDGET = 100
 LARGEST_PORT = 2**16 - 1
+OUTPUTS = ("depth", "alpha", "count")  # pictures that render.py draws besides the colours
+LONGEST_VIDEO = 60 * 60  # seconds
+WIDEST_VIDEO = 8192  # pixels, both ways
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
 
@@ -194,6 +197,30 @@ class Config(MachineConfig):
             "the method's calendar: one long selection, or two short ones", group="training", choices=SCHEDULES
         ),
     )
+    random_background: bool = field(
+        default=False,
+        metadata=option("another background behind photos and model in every step", group="training"),
+    )
+    depth_l1_weight_init: float = field(
+        default=1.0, metadata=option("weight of the depth maps in the loss, at first", group="training")
+    )
+    depth_l1_weight_final: float = field(
+        default=0.01, metadata=option("the same at the end; it decays log-linearly", group="training")
+    )
+    free_space_weight: float = field(
+        default=0.0,
+        metadata=option(
+            "price of floaters nearer to a camera than the points that it sees; try 0.1 with few photos",
+            group="training",
+        ),
+    )
+    antialiasing: bool = field(
+        default=False,
+        metadata=option(
+            "train for pictures of any size: opacities make up for the pixels' width (2D filter of Mip-Splatting)",
+            group="model",
+        ),
+    )
     seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
     preset: str = field(
         default=DEFAULT_PRESET,
@@ -258,6 +285,13 @@ class Config(MachineConfig):
         if not 0.5 <= self.refinements.dense_model <= 10:
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
+        if self.exposure and self.random_background:
+            raise UserError("--exposure and --random-background go together with nothing that is seen: leave one out")
+        for name in ("depth_l1_weight_init", "depth_l1_weight_final"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{flag(name)} is {getattr(self, name):g}: it must be above 0")
+        if not self.free_space_weight >= 0:
+            raise UserError(f"--free-space-weight is {self.free_space_weight:g}: it must be at least 0")
         if not METHODS[self.method].budgeted:
             if self.final_budget is not None:
                 raise UserError(f"--method {self.method} grows to what it needs: leave --final-budget out")
@@ -304,6 +338,14 @@ def _complete(rules: Mapping[str, Any], method: str) -> dict[str, Any]:
 class TrainConfig(Config, SceneConfig):
     """Everything a run of train.py depends on besides the scene's files."""
 
+    depths: str = field(
+        default="",
+        metadata=option(
+            "folder of depth maps to learn from too, 16-bit PNGs as 3DGS takes them, with sparse/0/depth_params.json",
+            group="scene",
+            short="-d",
+        ),
+    )
     save_iterations: tuple[int, ...] = field(
         default=(),
         metadata=option(
@@ -376,6 +418,58 @@ class RenderConfig(MachineConfig):
     )
     skip_train: bool = field(default=False, metadata=option("leave the training views out", group="scene"))
     skip_test: bool = field(default=False, metadata=option("leave the held-out views out", group="scene"))
+    antialiasing: bool = field(
+        default=False,
+        metadata=option("the model of another program was trained with it; ours say so themselves", group="model"),
+    )
+    outputs: tuple[str, ...] = field(
+        default=(), metadata=option("depth, alpha, count: further pictures beside the colours", group="pictures")
+    )
+    video: Path | None = field(
+        default=None,
+        metadata=option("write this video instead of pictures of the photos' views", group="video", metavar="FILE.mp4"),
+    )
+    path: str | None = field(
+        default=None,
+        metadata=option(
+            "the camera's: ellipse, spline, or a cameras.json with key views (default: ellipse, where the photos show "
+            "one subject)",
+            group="video",
+            metavar="PATH",
+        ),
+    )
+    size: str | None = field(
+        default=None,
+        metadata=option("pixels (default: 1920x1080, or 1080x1920 for upright photos)", group="video", metavar="WxH"),
+    )
+    seconds: float = field(default=10.0, metadata=option("length", group="video"))
+    fps: int = field(default=30, metadata=option("frames a second", group="video", at_least=1))
+
+    def __post_init__(self) -> None:
+        outputs = tuple(dict.fromkeys(name for words in self.outputs for name in words.split(",") if name))
+        object.__setattr__(self, "outputs", outputs)
+        MachineConfig.__post_init__(self)
+        for name in self.outputs:
+            check_choice("outputs", name, OUTPUTS)
+        for name in ("path", "size"):
+            if getattr(self, name) is not None and self.video is None:
+                raise UserError(f"{flag(name)} is of a video: name it with --video FILE.mp4")
+        if not 0 < self.seconds <= LONGEST_VIDEO:
+            raise UserError(f"--seconds is {self.seconds:g}: it must be above 0 and at most {LONGEST_VIDEO}")
+        _ = self.film_size
+
+    @property
+    def film_size(self) -> tuple[int, int] | None:
+        """Width and height of the video, as `size` says; None for the usual one."""
+        if self.size is None:
+            return None
+        found = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", self.size)
+        width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 16 <= min(width, height) <= max(width, height) <= WIDEST_VIDEO or width % 2 or height % 2:
+            raise UserError(
+                f"--size is {self.size!r}: give two even numbers from 16 to {WIDEST_VIDEO}, such as 1920x1080"
+            )
+        return width, height
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@
     checkpoints/iteration_N.pt                 everything needed to continue after iteration N
     log.jsonl                                  one record a line
     {train,test}/ours_N/{renders,gt}/*.png     rendered views and the photos they imitate
+    {train,test}/ours_N/{depth,alpha,count}/*  further pictures of the same views
     {train,test}/ours_N/masks/*.png            white where pixels count, for photos that have a mask
     {train,test}/ours_N/rendered.json          digests of the model and the views that these pictures are of
     results.json, per_view.json                scores
@@ -27,6 +28,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -165,7 +167,8 @@ class RunFolder:
                 f"{path} is not what was written there: its SHA-256 is not that in {self._record_path(iteration)}; "
                 "restore it, or delete the latter if you changed the model on purpose"
             )
-        return gaussians
+        trained_so = isinstance(self.config, TrainConfig) and self.config.antialiasing
+        return replace(gaussians, antialiased=gaussians.antialiased or trained_so)
 
     def model_digest(self, iteration: int) -> str:
         """SHA-256 of the model after `iteration` as it was written; "" where nothing says so, as other tools write."""
@@ -350,6 +353,10 @@ class RunFolder:
     def truth_path(self, split: str, iteration: int) -> Path:
         """Folder of the photos, under the same names as their renders."""
         return self.path / split / f"ours_{iteration}" / "gt"
+
+    def outputs_path(self, split: str, iteration: int, kind: str) -> Path:
+        """Folder of the pictures of another `kind`, "depth", "alpha" or "count", under the same names."""
+        return self.path / split / f"ours_{iteration}" / kind
 
     def masks_path(self, split: str, iteration: int) -> Path:
         """Folder of the masks, under the same names; photos of which every pixel counts have none."""

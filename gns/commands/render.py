@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gns.appearance.exposure import adjusted
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
-from gns.gaussian_renderer import render
+from gns.commands.film import drawn_with_maps, film, sampled_scale
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
@@ -22,11 +21,11 @@ from gns.scene import Gaussians, Scene, View
 from gns.scene.digest import views_digest
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import is_terminal, say
-from gns.utils.png import to_eight_bit, write_png
+from gns.utils.png import write_png
 
 
 def render_run(config: RenderConfig) -> None:
-    """Render the training and held-out views of the model in `config.model_path`.
+    """Render the training and held-out views of the model in `config.model_path`, or the video that is asked for.
 
     Views whose PNGs are there already, of the same model and photos, are passed over: a stopped call goes on where it
     was.
@@ -37,7 +36,12 @@ def render_run(config: RenderConfig) -> None:
     gaussians = run.load_model(iteration)
     scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
     device = pick_device(config.device)
-    gaussians = replace(gaussians, frame=scene.frame).to(device)
+    gaussians = replace(gaussians, frame=scene.frame, antialiased=gaussians.antialiased or config.antialiasing)
+    gaussians = gaussians.to(device)
+    if config.video is not None:
+        with renderer_threads(config.threads):
+            film(config, gaussians, scene)
+        return
     splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
     with renderer_threads(config.threads):
         for split, views, skipped in splits:
@@ -45,7 +49,17 @@ def render_run(config: RenderConfig) -> None:
                 continue
             with run.rendering(split, iteration):
                 exposures = run.exposures(iteration) if split == "train" else {}
-                draw_split(run, iteration, split, views, gaussians, scene, exposures, quiet=config.quiet)
+                draw_split(
+                    run,
+                    iteration,
+                    split,
+                    views,
+                    gaussians,
+                    scene,
+                    exposures,
+                    outputs=config.outputs,
+                    quiet=config.quiet,
+                )
 
 
 def rendering_told(config: RenderConfig) -> dict[str, Any]:
@@ -72,6 +86,7 @@ def scene_options(config: SceneConfig) -> SceneOptions:
         eval=config.eval,
         white_background=config.white_background,
         follow_links=config.follow_links,
+        depths=config.depths if isinstance(config, TrainConfig) else "",
         seed=config.seed if isinstance(config, TrainConfig) else 0,
     )
 
@@ -90,6 +105,7 @@ def draw_split(
     scene: Scene,
     exposures: Mapping[str, Tensor],
     *,
+    outputs: Sequence[str] = (),
     quiet: bool,
 ) -> None:
     """Write what `gaussians`, in the scene's frame, look like from `views`, beside their photos and masks.
@@ -100,20 +116,23 @@ def draw_split(
     run.begin_renders(split, iteration, views_digest(views, scene.background))
     renders, truths = run.renders_path(split, iteration), run.truth_path(split, iteration)
     masks = run.masks_path(split, iteration)
+    kinds = {kind: run.outputs_path(split, iteration, kind) for kind in outputs}
+    # By the training views in every split, so that all pictures of a model have the same colours.
+    scale = sampled_scale([view.camera for view in scene.train], gaussians, background) if kinds else None
     for index, view in enumerate(
         tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet or not is_terminal(sys.stderr))
     ):
         name = f"{index:05d}.png"
         _write_mask(masks / name, view)
-        # The render is written last, so its presence means that the pair is complete.
-        if (renders / name).exists():
+        # The render is written before its further pictures and after all else: what is there tells what is complete.
+        if all(path.exists() for path in (renders / name, *(folder / name for folder in kinds.values()))):
             continue
-        with torch.no_grad():
-            image = render(view.camera, gaussians, background).image
-        if (exposure := exposures.get(view.camera.name)) is not None:
-            image = adjusted(image, exposure.to(image.device))
+        exposure = exposures.get(view.camera.name)
+        image, maps = drawn_with_maps(view.camera, gaussians, background, outputs, scale, exposure)
         write_png(truths / name, view.image)
-        write_png(renders / name, to_eight_bit(image).cpu())
+        write_png(renders / name, image)
+        for kind, picture in maps.items():
+            write_png(kinds[kind] / name, picture)
 
 
 def _write_mask(path: Path, view: View) -> None:

@@ -130,10 +130,11 @@ template <class T> struct RenderInputs {
 
   RenderInputs(const std::array<double, 4>& intrinsics, const std::array<int, 2>& size,
                const std::array<double, 16>& world_to_camera, const ParameterArrays<T>& parameters, int degree,
-               const std::array<double, 3>& colour, MaybeIn<T, 2> edge_map)
+               const std::array<double, 3>& colour, MaybeIn<T, 2> edge_map, bool antialiased)
       : arrays(parameters), sh_degree(degree), background{T(colour[0]), T(colour[1]), T(colour[2])},
         edges(std::move(edge_map)) {
     set_camera(intrinsics, size, world_to_camera);
+    camera.antialiased = antialiased;
     require(degree >= 0 && degree <= 3 && arrays.sh_rest.shape(0) + 1 >= size_t((degree + 1) * (degree + 1)),
             "sh_degree must be 0 to 3 and sh_rest hold its coefficients");
     require_map(edges, camera.height, camera.width, "edges must be [height, width]");
@@ -170,6 +171,8 @@ template <class T> struct RenderTargets {
   MaybeOut<T, 3> image;
   MaybeOut<T, 2> alpha;
   MaybeOut<T, 1> radii, importance;
+  MaybeOut<T, 2> inverse_depth;
+  MaybeOut<int32_t, 2> counts;
 };
 
 // The way back; see RenderGradients there.
@@ -178,6 +181,7 @@ template <class T> struct RenderGradients {
   MaybeIn<T, 2> alpha;
   GradientArrays<T> parameters;
   MaybeOut<T, 2> abs_mean2d, mean2d;
+  MaybeIn<T, 2> inverse_depth;
 
   Gradients<T> pointers() const {
     return {parameters.means.data(), parameters.log_scales.data(), parameters.quats.data(),
@@ -200,12 +204,15 @@ template <class T> class Rendering {
   }
   ~Rendering() { FramePool<T>::get().give(std::move(frame_)); }
 
-  void backward(In<T, 3> image, const RenderGradients<T>& gradients) {
+  void backward(In<T, 3> image, const RenderGradients<T>& gradients, MaybeIn<T, 2> inverse_depth) {
     const size_t n = inputs_.arrays.count(), height = inputs_.camera.height, width = inputs_.camera.width;
     require(has_image_, "this rendering drew no image, only importance: there is nothing to go back from");
     require_image(image, height, width, "image must be [3, height, width]");
     require_image(gradients.image, height, width, "the image's gradient must be [3, height, width]");
     require_map(gradients.alpha, height, width, "the alpha's gradient must be [height, width]");
+    require_map(inverse_depth, height, width, "the inverse depth must be [height, width]");
+    require_map(gradients.inverse_depth, height, width, "the inverse depth's gradient must be [height, width]");
+    require(!gradients.inverse_depth || inverse_depth, "the inverse depth's gradient needs the inverse depth");
     require(gradients.parameters.count() == n &&
                 gradients.parameters.sh_rest.shape(0) == inputs_.arrays.sh_rest.shape(0),
             "gradients must have the shapes of their parameters");
@@ -218,7 +225,9 @@ template <class T> class Rendering {
     std::lock_guard lock(backward_mutex_);  // another Python thread may be inside, with the same frame
     const Kernels<T>& k = kernels<T>();
     stage("blend_backward", [&] {
-      k.blend_backward(*frame_, image.data(), gradients.image.data(), pointer(gradients.alpha),
+      k.blend_backward(*frame_,
+                       {image.data(), pointer(inverse_depth), gradients.image.data(), pointer(gradients.alpha),
+                        pointer(gradients.inverse_depth)},
                        out.abs_mean2d != nullptr);
     });
     stage("project_backward", [&] { k.project_backward(*frame_, in, out); });
@@ -244,11 +253,14 @@ template <class T> class Rendering {
 
  private:
   void forward(const RenderTargets<T>& targets) {
-    const auto& [image, alpha, radii, importance] = targets;
+    const auto& [image, alpha, radii, importance, inverse_depth, counts] = targets;
     const size_t width = inputs_.camera.width, height = inputs_.camera.height, n = inputs_.arrays.count();
     require(image || importance, "nothing to render: give image, importance or both");
     if (image) require_image(*image, height, width, "image must be [3, height, width]");
     require_map(alpha, height, width, "alpha must be [height, width]");
+    require_map(inverse_depth, height, width, "the inverse depth must be [height, width]");
+    require_map(counts, height, width, "counts must be [height, width]");
+    require(image || !(inverse_depth || counts), "inverse depth and counts are drawn with the image");
     require(!radii || radii->shape(0) == n, "radii must be [N]");
     require(bool(inputs_.edges) == bool(importance), "edges and importance belong together");
     require(!importance || importance->shape(0) == n, "importance must be [N]");
@@ -265,7 +277,8 @@ template <class T> class Rendering {
     stage("tiles", [&] { k.list_instances(frame); });
     require_without_gil(frame.instances < UINT32_MAX, "more than 2^32 tile instances: the Gaussians are too large");
     stage("blend", [&] {
-      k.blend(frame, inputs_.background, pointer(image), pointer(alpha), pointer(inputs_.edges), pointer(importance));
+      k.blend(frame, inputs_.background, {pointer(image), pointer(alpha), pointer(inverse_depth), pointer(counts)},
+              pointer(inputs_.edges), pointer(importance));
     });
   }
 
@@ -310,27 +323,32 @@ template <class T> void bind(nb::module_ m) {
   bind_groups<GradientArrays<T>, Array<T, 1>, Array<T, 2>, Array<T, 3>>(m, "Gradients");
   nb::class_<RenderInputs<T>>(m, "RenderInputs")
       .def(nb::init<const std::array<double, 4>&, const std::array<int, 2>&, const std::array<double, 16>&,
-                    const ParameterArrays<T>&, int, const std::array<double, 3>&, MaybeIn<T, 2>>(),
+                    const ParameterArrays<T>&, int, const std::array<double, 3>&, MaybeIn<T, 2>, bool>(),
            "intrinsics"_a, "size"_a, "world_to_camera"_a, "parameters"_a, "sh_degree"_a, "background"_a,
-           maybe("edges"));
+           maybe("edges"), "antialiased"_a = false);
   nb::class_<RenderTargets<T>>(m, "RenderTargets")
       .def(
           "__init__",
           [](RenderTargets<T>* self, MaybeOut<T, 3> image, MaybeOut<T, 2> alpha, MaybeOut<T, 1> radii,
-             MaybeOut<T, 1> importance) { new (self) RenderTargets<T>{image, alpha, radii, importance}; },
-          maybe("image"), maybe("alpha"), maybe("radii"), maybe("importance"));
+             MaybeOut<T, 1> importance, MaybeOut<T, 2> inverse_depth, MaybeOut<int32_t, 2> counts) {
+            new (self) RenderTargets<T>{image, alpha, radii, importance, inverse_depth, counts};
+          },
+          maybe("image"), maybe("alpha"), maybe("radii"), maybe("importance"), maybe("inverse_depth") = nb::none(),
+          maybe("counts") = nb::none());
   nb::class_<RenderGradients<T>>(m, "RenderGradients")
       .def(
           "__init__",
           [](RenderGradients<T>* self, In<T, 3> image, MaybeIn<T, 2> alpha, const GradientArrays<T>& parameters,
-             MaybeOut<T, 2> abs_mean2d, MaybeOut<T, 2> mean2d) {
-            new (self) RenderGradients<T>{image, alpha, parameters, abs_mean2d, mean2d};
+             MaybeOut<T, 2> abs_mean2d, MaybeOut<T, 2> mean2d, MaybeIn<T, 2> inverse_depth) {
+            new (self) RenderGradients<T>{image, alpha, parameters, abs_mean2d, mean2d, inverse_depth};
           },
-          as_is("image"), maybe("alpha"), "parameters"_a, maybe("abs_mean2d"), maybe("mean2d"));
+          as_is("image"), maybe("alpha"), "parameters"_a, maybe("abs_mean2d"), maybe("mean2d"),
+          maybe("inverse_depth") = nb::none());
 
   nb::class_<Rendering<T>>(m, "Rendering")
       .def(nb::init<const RenderInputs<T>&, const RenderTargets<T>&>(), "inputs"_a, "targets"_a)
-      .def("backward", &Rendering<T>::backward, as_is("image"), "gradients"_a)
+      .def("backward", &Rendering<T>::backward, as_is("image"), "gradients"_a,
+           maybe("inverse_depth") = nb::none())
 #if defined(GNS_COUNTERS)
       .def_prop_ro("timings",
                    [](const Rendering<T>& rendering) {

@@ -18,13 +18,15 @@ constexpr double kLog2MinAlpha = -7.99435343685885793770;  // log2(1/255): contr
 constexpr double kMaxAlpha = 0.99;
 constexpr double kMinTransmittance = 1e-4;  // a pixel stops before it would fall below
 
-// A pinhole camera in the precision of the kernel. Rows of W first; limits are those of the Jacobian's clamp.
+// A pinhole camera in the precision of the kernel. Rows of W first; limits are those of the Jacobian's clamp. An
+// antialiased one weakens Gaussians by what its pixels widen them, see log2_coverage().
 template <class T> struct PinholeCamera {
   int width, height;
   T fx, fy, cx, cy;
   T rotation[9], translation[3];
   T center[3];
   T limit_x, limit_y;
+  bool antialiased;
 };
 
 // limit_x from width and fx, limit_y from height and fy.
@@ -99,6 +101,7 @@ template <class R> struct Projection {
   R screen[2][3];           // A = J M
   R a, b, c;                // Σ₂ = [[a, b], [b, c]], dilated
   R determinant;
+  R sharp_determinant;      // of A Aᵀ, before the dilation
 };
 
 template <class R, class T>
@@ -145,12 +148,70 @@ GNS_MATH Projection<R> project(const PinholeCamera<T>& camera, const RawGeometry
   const R n1 = fnma(A[0][0], A[1][2], A[0][2] * A[1][0]);
   const R n2 = fnma(A[0][1], A[1][0], A[0][0] * A[1][1]);
   p.determinant = fma(n0, n0, fma(n1, n1, fma(n2, n2, fma(dilation, xx + yy, dilation * dilation))));
+  p.sharp_determinant = fma(n0, n0, fma(n1, n1, n2 * n2));
   return p;
 }
 
+// Opacity and its binary logarithm, from the logit.
+template <class R> struct Opacity { R value, log2_value; };
+
+template <class R> GNS_MATH Opacity<R> activate_opacity(R logit) {
+  using T = Scalar<R>;
+  // e^−ℓ, with ℓ held to where it fits a float; beyond, opacity is 0 or 1 to the last bit anyway.
+  const R e = exp2(min(R(T(120)), max(R(T(-120)), -(logit * R(T(kLog2E))))));
+  const R sum = R(T(1)) + e;
+  return {R(T(1)) / sum, -log2(sum)};
+}
+
+// Gradient of the logit ℓ from PixelSums' h: the derivative of o·G by ℓ is o·G·(1 − o).
+template <class R> GNS_MATH R opacity_backward(const Opacity<R>& opacity, R h_sum) {
+  return h_sum * (R(Scalar<R>(1)) - opacity.value);
+}
+
+// The share ρ of a Gaussian that is left when the pixels' width is added to it, √(det A Aᵀ / det Σ₂), as a binary
+// logarithm: an antialiased camera draws o·ρ instead of o, so that what a Gaussian adds to the picture does not grow with
+// the dilation (the 2D filter of Mip-Splatting, Yu et al. 2024, with the dilation of 3DGS). A Gaussian is drawn only where
+// ρ ≥ 1/255, which keeps its derivative from blowing up.
+template <class R> GNS_MATH R log2_coverage(const Projection<R>& p) {
+  using T = Scalar<R>;
+  return R(T(0.5)) * (log2(max(R(T(1e-30)), p.sharp_determinant)) - log2(p.determinant));
+}
+
+// Opacity as the camera sees it: `value` is still that of the logit.
+template <class R, class T>
+GNS_MATH Opacity<R> seen_opacity(const PinholeCamera<T>& camera, const Projection<R>& p, R logit) {
+  Opacity<R> opacity = activate_opacity(logit);
+  if (camera.antialiased) opacity.log2_value = opacity.log2_value + log2_coverage(p);
+  return opacity;
+}
+
+// What reaches Σ₂ and A through ρ, from g = ∂L/∂ln(α) = ∂L/∂ln(ρ): ½g Σ₂⁻¹, to be subtracted, and with n = A₀ × A₁, so
+// that ln det A Aᵀ = ln |n|², g (A₁ × n)/|n|² and g (n × A₀)/|n|², to be added.
+template <class R> struct CoverageGradient { R covariance[3], screen[2][3]; };
+
+template <class R, class T>
+GNS_MATH CoverageGradient<R> coverage_backward(const PinholeCamera<T>& camera, const Projection<R>& p, R g) {
+  const R zero(T(0));
+  CoverageGradient<R> out = {{zero, zero, zero}, {{zero, zero, zero}, {zero, zero, zero}}};
+  if (!camera.antialiased) return out;
+  const auto& A = p.screen;
+  const R half = R(T(0.5)) * g / p.determinant, share = g / p.sharp_determinant;
+  out.covariance[0] = half * p.c;
+  out.covariance[1] = -(half * p.b);
+  out.covariance[2] = half * p.a;
+  const R n[3] = {fnma(A[0][2], A[1][1], A[0][1] * A[1][2]), fnma(A[0][0], A[1][2], A[0][2] * A[1][0]),
+                  fnma(A[0][1], A[1][0], A[0][0] * A[1][1])};
+  for (int k = 0; k < 3; ++k) {
+    const int i = (k + 1) % 3, j = (k + 2) % 3;
+    out.screen[0][k] = share * fnma(A[1][j], n[i], A[1][i] * n[j]);
+    out.screen[1][k] = share * fnma(n[j], A[0][i], n[i] * A[0][j]);
+  }
+  return out;
+}
+
 // What reaches a Gaussian from the screen: ∂L/∂(u, v), and (∂L/∂a, half of ∂L/∂b, ∂L/∂c), that is the entries of the
-// symmetric matrix ∂L/∂Σ₂.
-template <class R> struct ScreenGradient { R mean2d[2], covariance[3]; };
+// symmetric matrix ∂L/∂Σ₂; ∂L/∂(1/z); and ∂L/∂ln(α), which an antialiased camera passes on to the shape.
+template <class R> struct ScreenGradient { R mean2d[2], covariance[3], inverse_depth, log_alpha; };
 
 // Gradient of the raw geometry. Where the Jacobian's slope was clamped, x·clamp is held constant (as published).
 template <class R, class T>
@@ -158,16 +219,19 @@ GNS_MATH RawGeometry<R> project_backward(const PinholeCamera<T>& camera, const P
                                          const ScreenGradient<R>& screen) {
   const auto* W = camera.rotation;
   const auto& mean2d = screen.mean2d;
-  const auto& covariance = screen.covariance;
   const auto& A = p.screen;
   const R two(T(2)), zero(T(0));
+  const CoverageGradient<R> coverage = coverage_backward(camera, p, screen.log_alpha);
+  R covariance[3];
+  for (int k = 0; k < 3; ++k) covariance[k] = screen.covariance[k] - coverage.covariance[k];
   const R jx = R(camera.fx) * p.inverse_z, jy = R(camera.fy) * p.inverse_z;
 
   Mat3<R> axes;  // ∂L/∂M
   R jx_sum = zero, jy_sum = zero, slope_x = zero, slope_y = zero;
   for (int k = 0; k < 3; ++k) {
-    const R g0 = two * fma(covariance[0], A[0][k], covariance[1] * A[1][k]);  // ∂L/∂A = 2 ∂L/∂Σ₂ A
-    const R g1 = two * fma(covariance[1], A[0][k], covariance[2] * A[1][k]);
+    // ∂L/∂A = 2 ∂L/∂Σ₂ A
+    const R g0 = fma(two, fma(covariance[0], A[0][k], covariance[1] * A[1][k]), coverage.screen[0][k]);
+    const R g1 = fma(two, fma(covariance[1], A[0][k], covariance[2] * A[1][k]), coverage.screen[1][k]);
     axes.m[0][k] = jx * g0;
     axes.m[1][k] = jy * g1;
     axes.m[2][k] = -fma(axes.m[0][k], p.clamped_x, axes.m[1][k] * p.clamped_y);
@@ -184,7 +248,7 @@ GNS_MATH RawGeometry<R> project_backward(const PinholeCamera<T>& camera, const P
   const R through_mean = fma(jx * p.slope_x, mean2d[0], jy * p.slope_y * mean2d[1]);
   const R through_jacobian =
       fma(slope_x, p.clamped_x, fma(slope_y, p.clamped_y, jx_sum + jy_sum)) * p.inverse_z;
-  view.z = -(through_mean + through_jacobian);
+  view.z = -fma(screen.inverse_depth * p.inverse_z, p.inverse_z, through_mean + through_jacobian);
   RawGeometry<R> out;
   out.mean.x = fma(R(W[0]), view.x, fma(R(W[3]), view.y, R(W[6]) * view.z));
   out.mean.y = fma(R(W[1]), view.x, fma(R(W[4]), view.y, R(W[7]) * view.z));
@@ -202,22 +266,6 @@ GNS_MATH RawGeometry<R> project_backward(const PinholeCamera<T>& camera, const P
   }
   rotation_backward(p.quaternion, rotation, out.quat);
   return out;
-}
-
-// Opacity and its binary logarithm, from the logit.
-template <class R> struct Opacity { R value, log2_value; };
-
-template <class R> GNS_MATH Opacity<R> activate_opacity(R logit) {
-  using T = Scalar<R>;
-  // e^−ℓ, with ℓ held to where it fits a float; beyond, opacity is 0 or 1 to the last bit anyway.
-  const R e = exp2(min(R(T(120)), max(R(T(-120)), -(logit * R(T(kLog2E))))));
-  const R sum = R(T(1)) + e;
-  return {R(T(1)) / sum, -log2(sum)};
-}
-
-// Gradient of the logit ℓ from PixelSums' h: the derivative of o·G by ℓ is o·G·(1 − o).
-template <class R> GNS_MATH R opacity_backward(const Opacity<R>& opacity, R h_sum) {
-  return h_sum * (R(Scalar<R>(1)) - opacity.value);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -513,7 +561,8 @@ template <class T> GNS_MATH T over_background(T colour, T transmittance, T backg
 // every decision comes out alike. Per pixel one scalar is carried: what of g·(final colour) still lies behind, g being
 // ∂L/∂colour. Then ∂L/∂α = T·(g·c) − behind/(1 − α).
 
-template <class R> struct Colour { R red, green, blue; };
+// What a pixel sums up: colour, and 1/z where inverse depth is drawn too, as one more channel without a background.
+template <class R> struct Colour { R red, green, blue, inverse_depth; };
 
 // One pixel on the way from front to back.
 template <class R> struct PixelGradient {
@@ -521,9 +570,13 @@ template <class R> struct PixelGradient {
   R behind;
 };
 
-// `behind` before the first Gaussian: all of it.
+// `behind` before the first Gaussian: all of it that is colour.
 template <class T> GNS_MATH T all_behind(const Colour<T>& g, const Colour<T>& colour) {
   return g.red * colour.red + g.green * colour.green + g.blue * colour.blue;
+}
+// The same with the inverse depth, and its gradient.
+template <class T> GNS_MATH T depth_behind(T behind, T depth_gradient, T inverse_depth) {
+  return behind + depth_gradient * inverse_depth;
 }
 // The same with a gradient of alpha = 1 − T_final, which every contributor scales like the background.
 template <class T> GNS_MATH T alpha_behind(T behind, T alpha_gradient, T transmittance) {
@@ -537,15 +590,17 @@ template <class R> struct PixelSums {
   R h, x, y;           // h, h·t
   R xx, xy, yy;        // h·ttᵀ
   R abs_x, abs_y;      // |h·t|; not added to without kAbsolute
+  R inverse_depth;     // ∂L/∂(1/z); not added to without kDepth
 };
 
 // Adds one pixel.
-template <bool kAbsolute, class R>
+template <bool kAbsolute, bool kDepth, class R>
 GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contribution<R>& contribution,
                         R transmittance, const Colour<Scalar<R>>& colour, const ConicColumn<R>& conic, R dy) {
   const Colour<R>& g = pixel.g;
   const R weight = contribution.weight(transmittance);
-  const R along = fma(g.red, R(colour.red), fma(g.green, R(colour.green), g.blue * R(colour.blue)));
+  R along = fma(g.red, R(colour.red), fma(g.green, R(colour.green), g.blue * R(colour.blue)));
+  if constexpr (kDepth) along = fma(g.inverse_depth, R(colour.inverse_depth), along);
   pixel.behind = fnma(weight, along, pixel.behind);
   const R by_alpha =
       fnma(pixel.behind, reciprocal(R(Scalar<R>(1)) - contribution.alpha), transmittance * along);
@@ -562,18 +617,19 @@ GNS_MATH void add_pixel(PixelSums<R>& sums, PixelGradient<R>& pixel, const Contr
     sums.abs_x = sums.abs_x + abs(hx);
     sums.abs_y = sums.abs_y + abs(hy);
   }
+  if constexpr (kDepth) sums.inverse_depth = fma(weight, g.inverse_depth, sums.inverse_depth);
   sums.xx = fma(hx, t1, sums.xx);
   sums.xy = fma(hx, t2, sums.xy);
   sums.yy = fma(hy, t2, sums.yy);
 }
 
-// The sums in memory, an instance's packet: (∂L/∂colour: 3, h, h·t: 2, |h·t|: 2, h·t₁², h·t₁t₂, h·t₂², 0).
+// The sums in memory, an instance's packet: (∂L/∂colour: 3, h, h·t: 2, |h·t|: 2, h·t₁², h·t₁t₂, h·t₂², ∂L/∂(1/z)).
 constexpr int kPacket = 12;
 
 // What of a packet the backward pass of the projection takes. `packet[k]` is the k-th sum, an R.
 template <class R, class Packet> GNS_MATH ScreenGradient<R> screen_gradient(const Packet& packet) {
   const R half(Scalar<R>(0.5));
-  return {{-packet[4], -packet[5]}, {half * packet[8], half * packet[9], half * packet[10]}};
+  return {{-packet[4], -packet[5]}, {half * packet[8], half * packet[9], half * packet[10]}, packet[11], packet[3]};
 }
 
 }  // namespace gns

@@ -34,6 +34,8 @@ def render(
     sh_degree: int | None = None,
     screen_gradients: ScreenGradients = ABSOLUTE,
     accumulate: bool = False,
+    inverse_depth: bool = False,
+    counts: bool = False,
     workspace: Workspace | None = None,
     step: BackwardStep | None = None,
 ) -> RenderOutput:
@@ -43,7 +45,7 @@ def render(
         camera: pinhole camera with its real principal point.
         gaussians: raw parameters, float32 (on the CPU also float64); activations happen inside. Their device decides
             where the view is rendered. They may be computed from other tensors, as opacities by a mask are. Those with
-            a `frame` are drawn in it.
+            a `frame` are drawn in it, and `antialiased` ones weakened by what the pixels widen them.
         background: RGB in [0, 1], [3] or three numbers; a constant, no gradient flows to it.
         edges: edge strength of the view, [H, W]; when given, `importance` is computed along.
         sh_degree: highest spherical-harmonic degree to evaluate; default: all that the coefficients hold.
@@ -51,6 +53,10 @@ def render(
         accumulate: the backward pass adds the gradient of each parameter that is a leaf straight into its `.grad`,
             which must exist and be stored as planes (`gns.scene.gaussians.as_planes`), instead of handing autograd a
             fresh tensor. Same numbers; no allocation. A parameter that was computed from others gets a fresh one.
+        inverse_depth: draw the expected inverse depth too, Σ T·α/z with the depth z of each mean in front of the camera
+            (what `--depths` of 3DGS supervises). Differentiable. Where nothing is drawn it is 0; divide by alpha for
+            that of the surface alone.
+        counts: count the Gaussians that contribute to each pixel. Not differentiable.
         step: the backward pass lets Adam spend the gradients at once, in place of accumulating them. `gaussians` must
             be the parameters of its groups, whose `.grad` is not looked at.
         workspace: memory for the results, which the next rendering with the same workspace overwrites; default: fresh.
@@ -67,6 +73,7 @@ def render(
 
     Two calls with the same input give the same bits, forward and backward, whatever the number of threads.
     """
+    unit = gaussians.frame.scale
     camera, gaussians = gaussians.frame.camera(camera), gaussians.local()
     backend = _backend_for(gaussians)
     count, like = len(gaussians), gaussians.means
@@ -76,20 +83,31 @@ def render(
     take = (workspace or Workspace(like.device)).take
     request = _Request(
         backend=backend,
-        inputs=RenderInputs(camera, _planes(gaussians), degree, _color(background, like), _map(edges, camera, like)),
+        inputs=RenderInputs(
+            camera,
+            _planes(gaussians),
+            degree,
+            _color(background, like),
+            _map(edges, camera, like),
+            gaussians.antialiased,
+        ),
         take=take,
         radii=take("radii", (count,), like.dtype),
         importance=None if edges is None else take("importance", (count,), like.dtype),
+        inverse_depth=inverse_depth,
+        counts=take("counts", (camera.height, camera.width), torch.int32) if counts else None,
         in_place=_planes_to_add_to(gaussians) if accumulate and step is None else (None,) * len(GROUPS),
         step=None if step is None else _checked(step, gaussians, backend),
         abs_mean2d=take("abs_grad", (2, count), like.dtype).zero_() if screen_gradients.absolute else None,
         mean2d=take("signed_grad", (2, count), like.dtype).zero_() if screen_gradients.signed else None,
     )
-    image, alpha = _render(request, *(values for _, values in gaussians.named_tensors()))
+    image, alpha, depth = _render(request, *(values for _, values in gaussians.named_tensors()))
     return RenderOutput(
         image=image,
         alpha=alpha,
         radii=request.radii,
+        inverse_depth=None if depth is None else depth / unit if unit != 1 else depth,
+        counts=request.counts,
         abs_grad=_rows(request.abs_mean2d, like),
         importance=request.importance,
         signed_grad=_rows(request.mean2d, like),
@@ -107,7 +125,8 @@ def importance(camera: Camera, gaussians: Gaussians, edges: Tensor) -> Tensor:
     camera, gaussians = gaussians.frame.camera(camera), gaussians.local()
     backend, means = _backend_for(gaussians), gaussians.means
     scores = means.new_empty(len(gaussians))
-    inputs = RenderInputs(camera, _planes(gaussians), 0, means.new_zeros(3), _map(edges, camera, means))
+    black, strengths = means.new_zeros(3), _map(edges, camera, means)
+    inputs = RenderInputs(camera, _planes(gaussians), 0, black, strengths, gaussians.antialiased)
     backend.render(inputs, RenderTargets(importance=scores))
     return scores
 
@@ -126,6 +145,8 @@ class _Request:
     take: Callable[..., Tensor]  # of the workspace
     radii: Tensor
     importance: Tensor | None
+    inverse_depth: bool
+    counts: Tensor | None
     in_place: tuple[Tensor | None, ...]  # by group, the planes that its gradient is added to; None for fresh ones
     abs_mean2d: Tensor | None
     mean2d: Tensor | None
@@ -133,24 +154,27 @@ class _Request:
 
 
 class _Render(torch.autograd.Function):
-    """Image and alpha as a differentiable function of the six parameter groups."""
+    """Image, alpha and, where asked for, inverse depth as a differentiable function of the six parameter groups."""
 
     @staticmethod
-    def forward(ctx: Any, request: _Request, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, request: _Request, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         camera, dtype = request.inputs.camera, parameters[0].dtype
         image = request.take("image", (3, camera.height, camera.width), dtype)
         alpha = request.take("alpha", (camera.height, camera.width), dtype)
-        targets = RenderTargets(image, alpha, request.radii, request.importance)
+        depth = request.take("inverse_depth", (camera.height, camera.width), dtype) if request.inverse_depth else None
+        targets = RenderTargets(image, alpha, request.radii, request.importance, depth, request.counts)
         ctx.rendering, ctx.request = request.backend.render(request.inputs, targets), request
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*parameters, image, alpha)  # autograd notices a change before the backward pass
-        return image, alpha
+        ctx.save_for_backward(*parameters, image, alpha, depth)  # autograd notices a change before the backward pass
+        return image, alpha, depth
 
     @staticmethod
-    def backward(ctx: Any, by_image: Tensor | None, by_alpha: Tensor | None) -> tuple[Tensor | None, ...]:
-        *parameters, image, alpha = ctx.saved_tensors
+    def backward(
+        ctx: Any, by_image: Tensor | None, by_alpha: Tensor | None, by_depth: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        *parameters, image, alpha, depth = ctx.saved_tensors
         request: _Request = ctx.request
-        if by_image is None and by_alpha is None:
+        if by_image is None and by_alpha is None and by_depth is None:
             return (None,) * (1 + len(parameters))
         wanted = ctx.needs_input_grad[1:] if request.step is None else ()
         gradients = tuple(map(_gradient_planes, GROUPS, parameters, wanted, request.in_place, repeat(request.take)))
@@ -164,7 +188,9 @@ class _Render(torch.autograd.Function):
                 abs_mean2d=request.abs_mean2d,
                 mean2d=request.mean2d,
                 step=request.step,
+                inverse_depth=None if by_depth is None else by_depth.contiguous(),
             ),
+            None if by_depth is None else depth.detach(),
         )
         if request.step is not None:
             return (None,) * (1 + len(parameters))
@@ -175,7 +201,7 @@ class _Render(torch.autograd.Function):
         return (None, *handed_on)
 
 
-_render: Callable[..., tuple[Tensor, Tensor]] = _Render.apply
+_render: Callable[..., tuple[Tensor, Tensor, Tensor | None]] = _Render.apply
 
 
 def _gradient_planes(

@@ -36,6 +36,8 @@ class RenderOutput:
     radii: Tensor  # [N], largest half-extent of the α ≥ 1/255 ellipse in pixels; 0 where the Gaussian is not drawn
     # [N, 2], filled by backward: sum over pixels of |∂loss/∂mean2d| times (W/2, H/2); zero before. [0, 2] if not asked.
     abs_grad: Tensor
+    inverse_depth: Tensor | None = None  # [H, W], Σ T·α/z in 1/world units, without a background; where asked for
+    counts: Tensor | None = None  # int32 [H, W], how many Gaussians contribute to the pixel; where asked for
     importance: Tensor | None = None  # [N], sum over pixels of edge·T·α, when an edge map was given
     # The same without the bars, so ∂loss/∂mean2d itself; 3DGS grows by its length (Kerbl et al. 2023, section 5.2).
     signed_grad: Tensor = field(default_factory=lambda: torch.empty(0, 2))

@@ -32,6 +32,7 @@ class Splats:
 
     ids: Tensor  # [M] int64, rows in the Gaussians
     means: Tensor  # [M, 2]
+    depths: Tensor  # [M], of the means in front of the camera
     covariances: Tensor  # [M, 2, 2], dilated
     opacities: Tensor  # [M]
     colors: Tensor  # [M, 3]
@@ -45,11 +46,14 @@ def render(
     edges: Tensor | None = None,
     sh_degree: int | None = None,
     screen_gradients: ScreenGradients = ABSOLUTE,
+    inverse_depth: bool = False,
+    counts: bool = False,
 ) -> RenderOutput:
     """Draw the Gaussians, on the CPU, in float64 whatever their dtype.
 
     `background` is RGB, [3]. `edges` [H, W] asks for the edge-weighted importance. `sh_degree` is the highest
     spherical-harmonic degree in use, by default all that the Gaussians hold. Raises ValueError where they hold less.
+    `inverse_depth` and `counts` ask for these pictures.
 
     All six groups of parameters receive gradients, in their own dtype. Calling backward fills `abs_grad` and
     `signed_grad` in place, as `screen_gradients` asks.
@@ -63,7 +67,7 @@ def render(
     importance = None if edges is None else torch.zeros(count, dtype=torch.float64)
     background = background.to(torch.float64)
 
-    colors, alphas = [], []
+    colors, alphas, inverse_depths, numbers = [], [], [], []
     for pixels in torch.split(pixel_centers(camera), _pixels_at_once(splats)):
         means = splats.means
         if screen_gradients.absolute:
@@ -74,6 +78,8 @@ def render(
         left = transmittance[:, -1]
         colors.append(weights @ splats.colors + left[:, None] * background)
         alphas.append(1 - left)
+        inverse_depths.append(weights @ (1 / splats.depths))
+        numbers.append((alpha > 0).sum(dim=1))
         if edges is not None and importance is not None:
             column, row = pixels.floor().long().unbind(dim=1)
             importance[splats.ids] += edges[row, column].to(torch.float64) @ weights.detach()
@@ -84,6 +90,8 @@ def render(
         image=torch.cat(colors).T.reshape(3, height, width),
         alpha=torch.cat(alphas).reshape(height, width),
         radii=radii,
+        inverse_depth=torch.cat(inverse_depths).reshape(height, width) if inverse_depth else None,
+        counts=torch.cat(numbers).reshape(height, width).int() if counts else None,
         abs_grad=abs_grad,
         importance=importance,
         signed_grad=signed_grad,
@@ -145,13 +153,18 @@ def project(camera: Camera, gaussians: Gaussians, ids: Tensor, sh_degree: int) -
     world_axes = rotation_matrices(quats) * log_scales.exp()[:, None, :]
     view_axes = _matrix(camera.rotation) @ world_axes
     image_axes = projection_jacobians(camera, view) @ view_axes
-    covariances = image_axes @ image_axes.mT + DILATION * torch.eye(2, dtype=torch.float64)
+    sharp = image_axes @ image_axes.mT
+    covariances = sharp + DILATION * torch.eye(2, dtype=torch.float64)
+    opacities = torch.sigmoid(opacity_logits)
+    if gaussians.antialiased:  # the 2D filter of Mip-Splatting (Yu et al. 2024)
+        opacities = opacities * torch.sqrt(torch.linalg.det(sharp) / torch.linalg.det(covariances))
     directions = normalize(means - _matrix(camera.center), dim=1)
     return Splats(
         ids=ids,
         means=torch.stack([camera.fx * x / z + camera.cx, camera.fy * y / z + camera.cy], dim=1),
+        depths=z,
         covariances=covariances,
-        opacities=torch.sigmoid(opacity_logits),
+        opacities=opacities,
         colors=sh_colors(directions, torch.cat([sh_dc, sh_rest], dim=1), sh_degree),
     )
 

@@ -154,6 +154,7 @@ class Population:
                 self._statistics[extra.name] = rows
             else:
                 self._groups[extra.name] = _Group.begin(rows)
+        self._antialiased = gaussians.antialiased
         self._scratch = Workspace(gaussians.means.device)
         self._followed: Tensor | None = None
         self.born = self.died = 0  # Gaussians added and dropped so far; a split adds one fewer than it has children
@@ -161,7 +162,7 @@ class Population:
         self.gaussians = self._view()
 
     def _view(self) -> Gaussians:
-        return Gaussians(*(self._groups[name].parameter for name in GROUPS))
+        return Gaussians(*(self._groups[name].parameter for name in GROUPS), antialiased=self._antialiased)
 
     def __len__(self) -> int:
         return len(self.gaussians)
@@ -301,15 +302,21 @@ class Population:
 
     @classmethod
     def from_state_dict(
-        cls, state: Mapping[str, Any], extras: Sequence[Extra] = (), device: torch.device | None = None
+        cls,
+        state: Mapping[str, Any],
+        extras: Sequence[Extra] = (),
+        device: torch.device | None = None,
+        *,
+        antialiased: bool = False,
     ) -> Population:
         """The population that `state_dict` described, bit by bit, on `device` (default: where its tensors are).
 
-        Takes over those of its tensors that are there already. Raises KeyError where a tensor is missing, and
-        ValueError where it has other extras than `extras`.
+        Takes over those of its tensors that are there already. Whether its Gaussians are `antialiased` it does not say.
+        Raises KeyError where a tensor is missing, and ValueError where it has other extras than `extras`.
         """
         groups, statistics = state["groups"], state["statistics"]
-        population = cls(Gaussians(**{name: groups[name]["parameter"].to(device) for name in GROUPS}), extras)
+        parameters = (groups[name]["parameter"].to(device) for name in GROUPS)
+        population = cls(Gaussians(*parameters, antialiased=antialiased), extras)
         if set(groups) != set(population._groups) or set(statistics) != set(population._statistics):
             raise ValueError(f"its Gaussians keep {', '.join([*groups, *statistics])}")
         for name, group in population._groups.items():

@@ -12,7 +12,7 @@ from gns.scene.view import View
 
 
 def scene_digest(scene: Scene) -> str:
-    """SHA-256 of the training views in their order: cameras, pixels and masks; of the background and the extent.
+    """SHA-256 of the training views in their order: cameras, pixels, masks, depths; of background and extent.
 
     The initial points are left out: after the first iteration nothing reads them. About a second a gigabyte of pixels.
     """
@@ -27,7 +27,7 @@ def views_digest(views: Iterable[View], numbers: Sequence[float] = ()) -> str:
         digest.update(f"{camera.name}\0{camera.width}\0{camera.height}\0{view.mask is not None}\0".encode())
         digest.update(np.array([camera.fx, camera.fy, camera.cx, camera.cy], "<f8").tobytes())
         digest.update(np.asarray(camera.world_to_camera, "<f8").tobytes())
-        for pixels in (view.image, view.mask):
+        for pixels in (view.image, view.mask, view.alpha, view.inverse_depth):
             if pixels is not None:
                 digest.update(pixels.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

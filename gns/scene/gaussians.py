@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -36,6 +36,9 @@ class Gaussians:
 
     A model of a scene in small units or far from the origin knows the `frame` that it is drawn in. Its tensors are in
     the world even so; far from the origin its means are float64, where float32 would not hold them.
+
+    An `antialiased` model was trained to be drawn with opacities that make up for the pixel's width, √(det Σ₂/det(Σ₂ +
+    0.3 I)) times as large (the 2D filter of Mip-Splatting, Yu et al. 2024): reduced pictures of it stay as bright.
     """
 
     means: Tensor  # [N, 3]
@@ -45,6 +48,7 @@ class Gaussians:
     sh_dc: Tensor  # [N, 1, 3]
     sh_rest: Tensor  # [N, K, 3]
     frame: LocalFrame = field(default=WORLD, kw_only=True)
+    antialiased: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name, values in self.named_tensors():
@@ -59,13 +63,18 @@ class Gaussians:
         for name in GROUPS:
             yield name, getattr(self, name)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Gaussians:
+        """What `change` makes of each parameter group; everything else is the same."""
+        groups = (change(values) for _, values in self.named_tensors())
+        return Gaussians(*groups, frame=self.frame, antialiased=self.antialiased)
+
     def to(self, device: torch.device) -> Gaussians:
         """The same Gaussians on `device`, outside autograd; tensors that are there already are shared."""
-        return Gaussians(*(values.detach().to(device) for _, values in self.named_tensors()), frame=self.frame)
+        return self.mapped(lambda values: values.detach().to(device))
 
     def rows(self, rows: Tensor) -> Gaussians:
         """Copies of the Gaussians `rows` [K] int64, outside autograd; a row may come several times."""
-        return Gaussians(*(values.detach()[rows] for _, values in self.named_tensors()), frame=self.frame)
+        return self.mapped(lambda values: values.detach()[rows])
 
     def in_world(self, frame: LocalFrame) -> Gaussians:
         """The same model in the world, to be drawn in `frame`, the coordinates of which its tensors have now.
@@ -108,7 +117,7 @@ class Gaussians:
 
 
 # The names of the six parameter groups, in the order in which everything lists them.
-GROUPS: tuple[str, ...] = tuple(entry.name for entry in fields(Gaussians) if entry.name != "frame")
+GROUPS: tuple[str, ...] = tuple(entry.name for entry in fields(Gaussians) if not entry.kw_only)
 
 
 def _smallest(log_scales: Tensor) -> float:

@@ -55,12 +55,21 @@ def subject_distance(cameras: Sequence[Camera]) -> float | None:
     which the cameras see it. Axes that are parallel have none, nor have cameras of which more than a few have it
     behind them: they look outwards.
     """
+    subject = subject_of(cameras)
+    if subject is None:
+        return None
+    offsets = subject - np.stack([camera.center for camera in cameras])
+    return float(np.median(np.einsum("ni,ni->n", offsets, np.stack([camera.rotation[2] for camera in cameras]))))
+
+
+def subject_of(cameras: Sequence[Camera]) -> npt.NDArray[np.float64] | None:
+    """The point [3] that all cameras look at, as `subject_distance` finds it; None where there is no such thing."""
     centers = np.stack([camera.center for camera in cameras])
     axes = np.stack([camera.rotation[2] for camera in cameras])
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # projects onto the plane across each axis
     normal = across.mean(axis=0)
     if np.linalg.eigvalsh(normal)[0] <= 1e-3:
         return None
-    subject = np.linalg.solve(normal, np.einsum("nij,nj->i", across, centers) / len(cameras))
+    subject: npt.NDArray[np.float64] = np.linalg.solve(normal, np.einsum("nij,nj->i", across, centers) / len(cameras))
     depths = np.einsum("ni,ni->n", subject - centers, axes)
-    return float(np.median(depths)) if (depths > 0).mean() >= LOOKS_AT_SUBJECT else None
+    return subject if (depths > 0).mean() >= LOOKS_AT_SUBJECT else None

@@ -2,6 +2,7 @@
 
 float32 does not hold the coordinates of a scene far from the origin. Its files are relative to an offset then, which
 is a comment in the header and, for the file `a.ply`, in `a.offset.json`: {"offset": [x, y, z]}, to be added to x y z.
+That a model is antialiased is a comment too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gns.utils.atomic_files import write_text
 from gns.utils.ply_file import Table, header, read_comments, read_table, write_table
 
 _FLOAT = "f4"
+_ANTIALIASED = "antialiased"
 _LARGEST = 1e15  # its square, and sums of such, still fit float32
 _REST_COEFFICIENTS = {3 * ((degree + 1) ** 2 - 1): (degree + 1) ** 2 - 1 for degree in range(4)}  # 0, 9, 24, 45
 
@@ -57,6 +59,8 @@ def save_ply(gaussians: Gaussians, path: Path, before: Callable[[Path], object] 
     table = np.ascontiguousarray(rows, dtype="<f4").view(dtype).reshape(count)
     frame = gaussians.frame
     comments = [] if frame == WORLD else [_comment("frame", *frame.offset, frame.scale)]
+    if gaussians.antialiased:
+        comments.append(_ANTIALIASED)
     _write_relative(path, table, offset, comments, before)
 
 
@@ -93,6 +97,7 @@ def load_ply(path: Path) -> Gaussians:
         sh_dc=block(*_numbered("f_dc", 3))[:, None, :],
         sh_rest=rest.reshape(count, 3, coefficients).transpose(1, 2),
         frame=frame,
+        antialiased=_ANTIALIASED in read_comments(path),
     )
 
 

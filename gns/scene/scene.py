@@ -44,8 +44,8 @@ class Scene:
             return self
         return replace(
             self,
-            train=[replace(view, camera=self.frame.camera(view.camera)) for view in self.train],
-            test=[replace(view, camera=self.frame.camera(view.camera)) for view in self.test],
+            train=[_in_frame(view, self.frame) for view in self.train],
+            test=[_in_frame(view, self.frame) for view in self.test],
             points=PointCloud(self.frame.positions(self.points.positions), self.points.colors),
             extent=self.extent / self.frame.scale,
         )
@@ -97,6 +97,11 @@ class Scene:
         )
 
 
+def _in_frame(view: View, frame: LocalFrame) -> View:
+    depth = None if view.inverse_depth is None else view.inverse_depth * frame.scale
+    return replace(view, camera=frame.camera(view.camera), inverse_depth=depth)
+
+
 def _view(camera: Camera, image: Any, mask: Any, background: tuple[float, float, float]) -> View:
     """A view of arrays or tensors. Raises ValueError where they do not fit the camera."""
     pixels = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
@@ -105,15 +110,16 @@ def _view(camera: Camera, image: Any, mask: Any, background: tuple[float, float,
             f"the image of camera {camera.name!r} must be uint8 [{camera.height}, {camera.width}, 3 or 4], not "
             f"{pixels.dtype} {list(pixels.shape)}"
         )
+    alpha = torch.from_numpy(pixels[:, :, 3].copy()) if pixels.shape[2] == 4 else None
     if mask is None:
-        return View(camera, torch.from_numpy(_composed(pixels, background)))
+        return View(camera, torch.from_numpy(_composed(pixels, background)), alpha=alpha)
     counts = mask.cpu() if isinstance(mask, Tensor) else torch.from_numpy(np.ascontiguousarray(mask))
     if counts.dtype != torch.bool or counts.shape != (camera.height, camera.width):
         raise ValueError(
             f"the mask of camera {camera.name!r} must be bool [{camera.height}, {camera.width}], not {counts.dtype} "
             f"{list(counts.shape)}"
         )
-    return View(camera, torch.from_numpy(_composed(pixels, background)), counts)
+    return View(camera, torch.from_numpy(_composed(pixels, background)), counts, alpha)
 
 
 def _composed(pixels: npt.NDArray[np.uint8], background: tuple[float, float, float]) -> npt.NDArray[np.uint8]:

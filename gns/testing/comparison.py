@@ -28,6 +28,8 @@ class Renderer(Protocol):
         edges: Tensor | None = None,
         sh_degree: int | None = None,
         screen_gradients: ScreenGradients = ...,
+        inverse_depth: bool = False,
+        counts: bool = False,
     ) -> RenderOutput: ...
 
 
@@ -67,6 +69,8 @@ class Outcome:
     radii: Tensor  # [N]
     importance: Tensor  # [N]
     gradients: dict[str, Tensor]  # by parameter group, and both screen gradients
+    inverse_depth: Tensor | None = None  # [H, W], where the outcome is one with maps
+    counts: Tensor | None = None  # [H, W], the same
 
 
 CPU = torch.device("cpu")
@@ -81,9 +85,18 @@ def trainable(gaussians: Gaussians, dtype: torch.dtype, device: torch.device = C
 
 
 def evaluate(
-    renderer: Renderer, example: Example, dtype: torch.dtype, counted: Tensor, device: torch.device = CPU
+    renderer: Renderer,
+    example: Example,
+    dtype: torch.dtype,
+    counted: Tensor,
+    device: torch.device = CPU,
+    *,
+    maps: bool = False,
 ) -> Outcome:
-    """Render on `device`, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters."""
+    """Render on `device`, weigh the pixels `counted` [H, W] (bool) to a scalar, and go back to the parameters.
+
+    With `maps` inverse depth and counts are drawn too, and the former is weighed in.
+    """
     gaussians = trainable(example.gaussians, dtype, device)
     output = renderer(
         example.camera,
@@ -92,10 +105,16 @@ def evaluate(
         edges=(example.edges * counted).to(device, dtype),
         sh_degree=example.sh_degree,
         screen_gradients=BOTH,
+        inverse_depth=maps,
+        counts=maps,
     )
     by_image = output.image * (example.image_weights * counted).to(device, output.image.dtype)
     by_alpha = output.alpha * (example.alpha_weights * counted).to(device, output.alpha.dtype)
-    torch.autograd.backward(by_image.sum() + by_alpha.sum())
+    loss = by_image.sum() + by_alpha.sum()
+    if output.inverse_depth is not None:
+        weights = example.depth_weights * counted
+        loss = loss + (output.inverse_depth * weights.to(device, output.inverse_depth.dtype)).sum()
+    torch.autograd.backward(loss)
     assert output.importance is not None
     screen = {"abs_grad": output.abs_grad.cpu().double(), "signed_grad": output.signed_grad.cpu().double()}
     return Outcome(
@@ -104,6 +123,8 @@ def evaluate(
         radii=output.radii.cpu().double(),
         importance=output.importance.cpu().double(),
         gradients=gradients_of(gaussians) | screen,
+        inverse_depth=None if output.inverse_depth is None else output.inverse_depth.detach().cpu().double(),
+        counts=None if output.counts is None else output.counts.cpu(),
     )
 
 
@@ -134,6 +155,12 @@ def outside_band(name: str) -> Tensor:
 def judgement(name: str) -> Outcome:
     """What the reference makes of the named example."""
     return evaluate(reference.render, example(name), torch.float64, outside_band(name))
+
+
+@cache
+def judgement_of_maps(name: str) -> Outcome:
+    """The same, with maps."""
+    return evaluate(reference.render, example(name), torch.float64, outside_band(name), maps=True)
 
 
 @cache
@@ -169,6 +196,17 @@ def assert_images_agree(actual: Outcome, expected: Outcome, counted: Tensor, bac
         assert torch.isfinite(found).all(), f"{name} has pixels that are not finite"
         error = ((found - wanted).abs() * counted).max().item()
         assert error <= backend.image, f"{name} is off by {error:.2e}, allowed {backend.image:.0e}"
+
+
+def assert_maps_agree(actual: Outcome, expected: Outcome, counted: Tensor, backend: Backend) -> None:
+    """Inverse depths agree in all pixels `counted` (none is above 5 in the examples), and counts are equal there."""
+    assert actual.inverse_depth is not None and expected.inverse_depth is not None
+    assert actual.counts is not None and expected.counts is not None
+    assert torch.isfinite(actual.inverse_depth).all()
+    error = ((actual.inverse_depth - expected.inverse_depth).abs() * counted).max().item()
+    assert error <= 5 * backend.image, f"inverse depth is off by {error:.2e}, allowed {5 * backend.image:.0e}"
+    wrong = (actual.counts != expected.counts) & counted
+    assert not wrong.any(), f"counts differ in {int(wrong.sum())} pixels"
 
 
 def assert_gradients_agree(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:

@@ -27,6 +27,7 @@ class Example:
     edges: Tensor  # [H, W], in [0, 1]
     image_weights: Tensor  # [3, H, W]
     alpha_weights: Tensor  # [H, W]
+    depth_weights: Tensor  # [H, W], of the inverse depth where it is drawn
     sh_degree: int | None = None
 
 
@@ -111,18 +112,18 @@ def rounded(gaussians: Gaussians) -> Gaussians:
 
 def converted(gaussians: Gaussians, dtype: torch.dtype) -> Gaussians:
     """A copy of other dtype that shares no memory."""
-    return Gaussians(*(values.detach().clone().to(dtype) for _, values in gaussians.named_tensors()))
+    return gaussians.mapped(lambda values: values.detach().clone().to(dtype))
 
 
 def rows(gaussians: Gaussians, ids: Tensor) -> Gaussians:
     """The Gaussians `ids`, in that order."""
-    return Gaussians(*(values[ids] for _, values in gaussians.named_tensors()))
+    return gaussians.mapped(lambda values: values[ids])
 
 
 def joined(first: Gaussians, second: Gaussians) -> Gaussians:
     """`first`, then `second`."""
     pairs = zip(first.named_tensors(), second.named_tensors(), strict=True)
-    return Gaussians(*(torch.cat([a, b]) for (_, a), (_, b) in pairs))
+    return Gaussians(*(torch.cat([a, b]) for (_, a), (_, b) in pairs), antialiased=first.antialiased)
 
 
 def example_of(camera: Camera, gaussians: Gaussians, sh_degree: int | None = None) -> Example:
@@ -136,6 +137,7 @@ def example_of(camera: Camera, gaussians: Gaussians, sh_degree: int | None = Non
         edges=torch.rand(height, width, generator=generator).double(),
         image_weights=torch.randn(3, height, width, generator=generator).double(),
         alpha_weights=torch.randn(height, width, generator=generator).double(),
+        depth_weights=torch.randn(height, width, generator=generator).double(),
         sh_degree=sh_degree,
     )
 
@@ -229,6 +231,10 @@ def _deep_opaque_stack() -> Example:
     return example_of(camera, joined(veil, stack))
 
 
+def _antialiased(scene: Example) -> Example:
+    return replace(scene, gaussians=replace(scene.gaussians, antialiased=True))
+
+
 EXAMPLES: dict[str, Callable[[], Example]] = {
     "1x1": lambda: _cloud(1, 1, 20, 3),
     "15x17, degree 0": lambda: _cloud(15, 17, 40, 0),
@@ -248,6 +254,8 @@ EXAMPLES: dict[str, Callable[[], Example]] = {
     "beyond the frustum margin": _wide,
     "needles": _needles,
     "equal depths": _ties,
+    "antialiased, 33x47": lambda: _antialiased(_cloud(33, 47, 100, 2)),
+    "antialiased needles": lambda: _antialiased(_needles()),
 }
 
 

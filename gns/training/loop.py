@@ -20,6 +20,8 @@ from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.losses import Loss, photometric_loss
+from gns.losses.free_space import free_space_loss, nearest_depths
+from gns.losses.inverse_depth import decayed_weight, inverse_depth_loss
 from gns.model.adam import BackwardStep
 from gns.model.population import Population
 from gns.rules import METHODS, Plan, optimisation_of, plan_of
@@ -42,6 +44,7 @@ AddLoss = Callable[[int, Sequence[str], Tensor], None]  # iteration, names of al
 C = TypeVar("C", bound=Config)
 
 CPU = torch.device("cpu")
+BACKGROUNDS = "backgrounds"  # the source of chance of --random-background
 
 
 class Trainer:
@@ -71,6 +74,9 @@ class Trainer:
         self._single = optimisation_of(config.method, config.schedule, config.iterations * team.size)
         self._losses, self._parts = losses, parts
         self._background = torch.tensor(scene.background, device=device)
+        self._nearest = [0.0] * len(self.scene.train)  # depths before which nothing is; 0 where that is not asked
+        if config.free_space_weight:
+            self._nearest = nearest_depths([view.camera for view in self.scene.train], self.scene.points)
         self._workspace = Workspace(device)
 
     def begin(self, earlier: TrainState | Mapping[str, Any] | None = None) -> TrainState:
@@ -83,6 +89,8 @@ class Trainer:
             self.scene,
             seed=self.config.seed,
             sh_degree=self.config.sh_degree,
+            antialiased=self.config.antialiasing,
+            chances=[BACKGROUNDS] if self.config.random_background else [],
             device=self.device,
             parts=self._parts,
             frame=self._frame,
@@ -128,6 +136,10 @@ class Trainer:
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
         view = self.views[own]
+        background, photo = self._background, view.image
+        if self.config.random_background:
+            background = self._random_background(state)
+            photo = view.over(background, self._background)
         gaussians, step = state.rendered(), None
         if self._steps_in_backward(state, gaussians, it):
             step = population.step_in_backward(self._rates(state, it))
@@ -137,19 +149,24 @@ class Trainer:
         output = render(
             view.camera,
             gaussians,
-            self._background,
+            background,
             sh_degree=min(self.plan.optimisation.sh_degree(it), population.gaussians.sh_degree),
             screen_gradients=reduce(or_, (wanted for _, wanted in observers), ScreenGradients()),
             accumulate=True,
+            inverse_depth=view.inverse_depth is not None or self._nearest[own] > 0,
             workspace=self._workspace,
             step=step,
         )
         image = output.image
         for part in state.parts.values():
             image = part.applied(image, own)
-        loss = photometric_loss(image, view.image, view.mask, self._workspace)
+        loss = photometric_loss(image, photo, view.mask, self._workspace)
         if add_loss:
             add_loss(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
+        if view.inverse_depth is not None:
+            loss = loss + self._depth_weight(it) * inverse_depth_loss(output, view)
+        if self._nearest[own] > 0:
+            loss = loss + self.config.free_space_weight * free_space_loss(output, self._nearest[own])
         for further in self._losses:
             loss = loss + further(output, view)
         penalties = [rule.penalty(memory[rule.name], population, it) for rule in rules]
@@ -181,6 +198,15 @@ class Trainer:
             and all(drawn is leaf for (_, drawn), (_, leaf) in zip(gaussians.named_tensors(), leaves, strict=True))
             and all(rule.leaves_alone(state.rules[rule.name], population, it) for rule in self.plan.rules)
         )
+
+    def _random_background(self, state: TrainState) -> Tensor:
+        """RGB in [0, 1] for the view of this process; all processes draw for all, so that their chance stays one."""
+        drawn = torch.rand(self.team.size, 3, generator=state.generators[BACKGROUNDS])
+        return drawn[self.team.rank].to(self.device)
+
+    def _depth_weight(self, it: int) -> float:
+        config = self.config
+        return decayed_weight(it, config.iterations, config.depth_l1_weight_init, config.depth_l1_weight_final)
 
     def _sums(self, state: TrainState, *, statistics: bool) -> list[Tensor]:
         """All that grows by one view after the other."""

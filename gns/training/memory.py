@@ -38,11 +38,17 @@ def training_bytes(gaussians: int, sh_degree: int, pixels: int, device: torch.de
 
 
 def photo_bytes(views: Sequence[View]) -> int:
-    """Memory of all photos and masks as 8-bit pixels, with the edge maps that the survey will add."""
+    """Memory of all photos with what belongs to their pixels, and with the edge maps that the survey will add."""
     return sum(
-        view.image.numel() + view.image[..., 0].numel() + (0 if view.mask is None else view.mask.numel())
+        view.image.numel()
+        + view.image[..., 0].numel()
+        + sum(0 if more is None else more.nbytes for more in _beside(view))
         for view in views
     )
+
+
+def _beside(view: View) -> tuple[Tensor | None, ...]:
+    return view.mask, view.alpha, view.inverse_depth
 
 
 def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence[View]:
@@ -59,6 +65,8 @@ def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence
             view,
             image=view.image.contiguous().to(device),
             mask=None if view.mask is None else view.mask.contiguous().to(device),
+            alpha=None if view.alpha is None else view.alpha.contiguous().to(device),
+            inverse_depth=None if view.inverse_depth is None else view.inverse_depth.contiguous().to(device),
         )
         for view in views
     ]
@@ -99,7 +107,10 @@ class Uploads(Sequence[View]):
             return [self[i] for i in range(*index.indices(len(self)))]
         view = self._views[index]
         mask = None if view.mask is None else self._upload(view.mask.contiguous().view(torch.uint8)).view(torch.bool)
-        return replace(view, image=self._upload(view.image), mask=mask)
+        alpha = None if view.alpha is None else self._upload(view.alpha.contiguous())
+        # Rare, and too large for the ring: the host waits for these.
+        depth = None if view.inverse_depth is None else view.inverse_depth.to(self._device)
+        return replace(view, image=self._upload(view.image), mask=mask, alpha=alpha, inverse_depth=depth)
 
     def _upload(self, values: Tensor) -> Tensor:
         """A copy of uint8 `values` on the device."""

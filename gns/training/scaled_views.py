@@ -8,6 +8,7 @@ from typing import overload
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from gns.scene import View
 
@@ -63,4 +64,15 @@ def reduced(view: View, divisor: float) -> View:
     if view.mask is not None:
         counts = np.where(view.mask.cpu().numpy(), np.float32(1), np.float32(0))
         mask = torch.from_numpy(cv2.resize(counts, (width, height), interpolation=cv2.INTER_AREA) > 0.999)
-    return View(camera.resized(width, height), torch.from_numpy(image), mask)
+    return View(
+        camera.resized(width, height),
+        torch.from_numpy(image),
+        mask,
+        alpha=None if view.alpha is None else _shrunk(view.alpha, width, height),
+        inverse_depth=None if view.inverse_depth is None else _shrunk(view.inverse_depth, width, height),
+    )
+
+
+def _shrunk(values: Tensor, width: int, height: int) -> Tensor:
+    """`values` [H, W], averaged over areas."""
+    return torch.from_numpy(cv2.resize(values.cpu().numpy(), (width, height), interpolation=cv2.INTER_AREA))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -44,17 +44,19 @@ class TrainState:
         seed: int,
         sh_degree: int,
         device: torch.device,
+        antialiased: bool = False,
+        chances: Sequence[str] = (),
         parts: Sequence[Part] = (),
         frame: LocalFrame = WORLD,
     ) -> TrainState:
         """The state before the first iteration; the population on `device`, all sources of chance on the CPU.
 
-        `scene` is in the coordinates of `frame`.
+        `scene` is in the coordinates of `frame`; `chances` are sources besides those of the rules.
         """
-        sources = (_VIEWS, *plan.chances)
+        sources = (_VIEWS, *plan.chances, *chances)
         seeds = {name: len(sources) * seed + index for index, name in enumerate(sources)}
-        generators = {name: torch.Generator().manual_seed(seeds[name]) for name in plan.chances}
-        gaussians = initial_gaussians(scene.points, sh_degree)
+        generators = {name: torch.Generator().manual_seed(seeds[name]) for name in sources[1:]}
+        gaussians = replace(initial_gaussians(scene.points, sh_degree), antialiased=antialiased)
         for rule in plan.rules:
             gaussians = rule.initial(gaussians, generators)
         return cls(
@@ -79,8 +81,7 @@ class TrainState:
     def gaussians(self) -> Gaussians:
         """The model as it is drawn at the moment, in the world: a copy, outside autograd."""
         with torch.no_grad():
-            model = Gaussians(*(values.detach().clone() for _, values in self.rendered().named_tensors()))
-            return model.in_world(self.frame)
+            return self.rendered().mapped(lambda values: values.detach().clone()).in_world(self.frame)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors, numbers and strings. Its tensors are the live ones: save them before going on."""
@@ -109,7 +110,9 @@ class TrainState:
                 if set(saved[kind]) != set(own):
                     raise ValueError(f"its {kind} are {', '.join(saved[kind]) or 'none'}")
             self.iteration = saved["iteration"]
-            self.population = Population.from_state_dict(saved["population"], self.plan.extras, device)
+            self.population = Population.from_state_dict(
+                saved["population"], self.plan.extras, device, antialiased=self.population.gaussians.antialiased
+            )
             self.sampler.load_state_dict(saved["sampler"])
             for name, generator in self.generators.items():
                 generator.set_state(saved["generators"][name])

@@ -284,6 +284,13 @@ def _source_pixels(lens: Lens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.
     return columns, rows
 
 
+def undistort_depth(inverse: npt.NDArray[np.float32], lens: Lens) -> npt.NDArray[np.float32]:
+    """Inverse depth [H, W] as `undistorted_lens(lens)` sees it; bilinear, which invents no depths at edges."""
+    columns, rows = _source_pixels(lens)
+    result = cv2.remap(inverse, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(result, np.float32)
+
+
 def undistort(image: npt.NDArray[np.uint8], lens: Lens) -> npt.NDArray[np.uint8]:
     """`image` [H, W] or [H, W, 3] as `undistorted_lens(lens)` sees it; bicubic."""
     columns, rows = _source_pixels(lens)

@@ -69,6 +69,9 @@ class Stages:
         size = (self.camera.width, self.camera.height)
         self.launcher.launch(name, (columns * rows, 1, 1), KERNELS[name].block, (*size, *arguments))
 
+    def _camera(self) -> tuple[int | float, ...]:
+        return camera_arguments(self.camera, antialiased=self.gaussians.antialiased)
+
     def _parameters(self) -> tuple[Tensor, ...]:
         return tuple(values.detach().movedim(0, -1) for _, values in self.gaussians.named_tensors())
 
@@ -81,7 +84,7 @@ class Stages:
         self.radii = poisoned(count)
         outputs = (self.splats, self._footprints, self.depth_keys, self.tile_counts, self.radii)
         settings = (count, self.sh_degree, int(with_colour))
-        self._launch("project", count, *camera_arguments(self.camera), *settings, *self._parameters(), *outputs)
+        self._launch("project", count, *self._camera(), *settings, *self._parameters(), *outputs)
 
     def list_instances(self, spare: int = 0) -> None:
         """The lists of all tiles, in buffers with room for `spare` instances more than there are."""
@@ -119,6 +122,14 @@ class Stages:
         self._launch_tiles("blend_score", *inputs, image, alpha, scores)
         return image, alpha, scores
 
+    def blend_maps(self, background: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image, alpha, inverse depth, counts."""
+        size = (self.camera.height, self.camera.width)
+        pictures = (poisoned(3, *size), poisoned(*size), poisoned(*size), poisoned(*size, dtype=torch.int32))
+        lists = (self.tile_ranges, self.list, self.halves, self.splats)
+        self._launch_tiles("blend_maps", *lists, background, *pictures)
+        return pictures
+
     def score(self, edges: Tensor) -> Tensor:
         """Scores of all slots alone."""
         scores = poisoned(len(self.list))
@@ -134,13 +145,24 @@ class Stages:
         return importance
 
     def blend_backward(
-        self, image: Tensor, alpha: Tensor, by_image: Tensor, by_alpha: Tensor | None, *, screen: bool = True
+        self,
+        image: Tensor,
+        alpha: Tensor,
+        by_image: Tensor,
+        by_alpha: Tensor | None,
+        *,
+        screen: bool = True,
+        depths: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """The packets of all slots, with or without the sums for the absolute screen gradient."""
+        """The packets of all slots, with or without the sums for the absolute screen gradient.
+
+        `depths`: the inverse depth and its gradient, where it has one.
+        """
         self.packets = poisoned(len(self.list), PACKET)
         lists = (self.tile_ranges, self.list, self.halves, self.slots, self.splats)
         inputs = (*lists, image, alpha, by_image, by_alpha)
-        self._launch_tiles("blend_backward_screen" if screen else "blend_backward", *inputs, self.packets)
+        name = "blend_backward_depth" if depths else "blend_backward_screen" if screen else "blend_backward"
+        self._launch_tiles(name, *inputs, self.packets, *(depths or ()))
 
     def project_backward(self, gradients: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Adds to the gradients [N, ...] by group, stored as planes; returns the screen gradients [N, 2].
@@ -151,7 +173,7 @@ class Stages:
         absolute, signed = poisoned(2, count), poisoned(2, count)
         inputs = (self.tile_counts, self.slot_begin, self.splats, self.packets)
         outputs = (*(values.movedim(0, -1) for values in gradients.values()), absolute, signed)
-        settings = (*camera_arguments(self.camera), count, self.sh_degree)
+        settings = (*self._camera(), count, self.sh_degree)
         self._launch("project_backward", count, *settings, *self._parameters(), *inputs, *outputs)
         return absolute.movedim(0, -1), signed.movedim(0, -1)
 
@@ -170,14 +192,20 @@ def prepared(launcher: ShimLauncher, example: Example, *, wide: bool = False) ->
     return stages
 
 
-def evaluate_stages(launcher: ShimLauncher, example: Example, counted: Tensor, *, wide: bool = False) -> Outcome:
+def evaluate_stages(
+    launcher: ShimLauncher, example: Example, counted: Tensor, *, wide: bool = False, maps: bool = False
+) -> Outcome:
     """As `comparison.evaluate`: all stages, forward and backward, on the weighted pixels `counted`."""
     stages = prepared(launcher, example, wide=wide)
     edges = (example.edges * counted).float()
     image, alpha, scores = stages.blend(example.background.float(), edges)
     assert scores is not None
     by_image, by_alpha = (example.image_weights * counted).float(), (example.alpha_weights * counted).float()
-    stages.blend_backward(image, alpha, by_image, by_alpha)
+    inverse_depth = counts = depths = None
+    if maps:
+        image, alpha, inverse_depth, counts = stages.blend_maps(example.background.float())
+        depths = (inverse_depth, (example.depth_weights * counted).float())
+    stages.blend_backward(image, alpha, by_image, by_alpha, depths=depths)
     gradients = stages.empty_gradients()
     absolute, signed = stages.project_backward(gradients)
     screen = {"abs_grad": absolute.double(), "signed_grad": signed.double()}
@@ -187,4 +215,6 @@ def evaluate_stages(launcher: ShimLauncher, example: Example, counted: Tensor, *
         radii=stages.radii.double(),
         importance=stages.sum_scores(scores).double(),
         gradients={name: values.double() for name, values in gradients.items()} | screen,
+        inverse_depth=None if inverse_depth is None else inverse_depth.double(),
+        counts=counts,
     )

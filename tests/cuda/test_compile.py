@@ -31,11 +31,13 @@ MOST_REGISTERS = {
     "ranges": 24,
     "ranges_wide": 24,
     "blend": 48,
+    "blend_maps": 56,
     "blend_score": 56,
     "score": 40,
     "sum_scores": 48,
     "blend_backward": 60,
     "blend_backward_screen": 60,
+    "blend_backward_depth": 64,
     "project_backward": 80,
     "project_backward_step": 128,  # four blocks: 18 loads under way a thread count for more than a fifth block
     "loss_maps": 64,
@@ -45,10 +47,12 @@ MOST_REGISTERS = {
 }
 MOST_SHARED = {
     "blend": 5248,
+    "blend_maps": 5248,
     "blend_score": 8192,
     "score": 8192,
     "blend_backward": 11392,
     "blend_backward_screen": 11392,
+    "blend_backward_depth": 11392,
     "loss_maps": 14336,
     "loss_sum": 4096,
     "loss_gradient": 14336,

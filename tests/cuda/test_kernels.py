@@ -16,10 +16,14 @@ from gns.gaussian_renderer.backends import kernel_table
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, SOURCE_FOLDER, TILE, camera_arguments
 from gns.testing.comparison import (
     Outcome,
+    assert_gradients_agree,
+    assert_images_agree,
+    assert_maps_agree,
     assert_outcomes_agree,
     assert_same_bits,
     example,
     judgement,
+    judgement_of_maps,
     outside_band,
 )
 from gns.testing.examples import (
@@ -56,6 +60,17 @@ def test_the_order_of_threads_and_the_width_of_tile_ids_change_no_bit(
     name: str, shim: ShimLauncher, backwards: ShimLauncher
 ) -> None:
     assert_same_bits(drawn(shim, name), evaluate_stages(backwards, example(name), outside_band(name), wide=True))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_maps_agree_with_the_reference(name: str, shim: ShimLauncher, backwards: ShimLauncher) -> None:
+    inside = outside_band(name)
+    found = evaluate_stages(shim, example(name), inside, maps=True)
+    assert_images_agree(found, drawn(shim, name), inside, replace(KERNEL_TOLERANCE, image=0.0))
+    assert_maps_agree(found, judgement_of_maps(name), inside, KERNEL_TOLERANCE)
+    assert_gradients_agree(found.gradients, judgement_of_maps(name).gradients, KERNEL_TOLERANCE.gradient)
+    again = evaluate_stages(backwards, example(name), inside, maps=True)
+    assert_same_bits(found, again)
 
 
 # ---- stage by stage --------------------------------------------------------------------------------------------------
@@ -209,7 +224,7 @@ def test_optional_outputs_may_be_left_out(shim: ShimLauncher) -> None:
     stages.blend_backward(image, alpha, scene.image_weights.float(), None)
     gradients, others = stages.empty_gradients(), stages.empty_gradients()
     stages.project_backward(gradients)
-    omitted = Omit(shim, {"project": (36,), "blend": (8,), "project_backward": (41, 42)})
+    omitted = Omit(shim, {"project": (37,), "blend": (8,), "project_backward": (42, 43)})
     again = Stages(omitted, stages.camera, stages.gaussians, stages.sh_degree)
     again.project()
     again.list_instances()
@@ -298,12 +313,15 @@ def test_the_table_has_the_argument_names_of_each_kernel() -> None:
         source = (SOURCE_FOLDER / kernel.source).read_text()
         stem = kernel.name.removesuffix("_wide")
         macros = {"tiles.cu": f" {stem}##SUFFIX(", "blend_backward.cu": " NAME("}
-        start = source.find(macros.get(kernel.source, f" {stem}("), source.find('extern "C"'))
+        begin, plain = source.find('extern "C"'), f" {stem}("
+        start = source.find(plain, begin)
+        if start < 0 or kernel.source == "tiles.cu":
+            start = source.find(macros[kernel.source], begin)
         text = _expanded(source[source.index("(", start) + 1 : source.index(") {", start)], source).replace("\\", "")
         names = [part.split()[-1].lstrip("*") for part in text.split(",")]
         listed = [argument.name for argument in kernel.arguments]
         if names[0] == "GNS_CAMERA_ARGUMENTS":
-            camera = [argument.name for argument in KERNELS["project"].arguments[:23]]
+            camera = [argument.name for argument in KERNELS["project"].arguments[:24]]
             names = camera + names[1:]
         assert names == listed, kernel.name
 
@@ -323,8 +341,10 @@ def test_the_numbers_of_the_table_are_those_of_the_sources() -> None:
 
 def test_camera_arguments_are_in_the_order_of_the_table() -> None:
     camera = replace(camera_at(30, 20, seed=4), name="view")
-    values = dict(zip((a.name for a in KERNELS["project"].arguments), camera_arguments(camera), strict=False))
-    assert len(camera_arguments(camera)) == 23
+    values = dict(
+        zip((a.name for a in KERNELS["project"].arguments), camera_arguments(camera, antialiased=True), strict=False)
+    )
+    assert len(camera_arguments(camera, antialiased=False)) == 24 and values["antialiased"] == 1
     assert (values["width"], values["height"], values["fx"], values["cy"]) == (30, 20, camera.fx, camera.cy)
     assert values["r5"] == camera.rotation[1, 2] and values["tz"] == camera.translation[2]
     assert values["center_y"] == pytest.approx(camera.center[1])

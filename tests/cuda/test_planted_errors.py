@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from gns.testing.comparison import assert_outcomes_agree, assert_same_bits, example, judgement, outside_band
+from gns.testing.comparison import (
+    assert_maps_agree,
+    assert_outcomes_agree,
+    assert_same_bits,
+    example,
+    judgement,
+    judgement_of_maps,
+    outside_band,
+)
 from gns.testing.reference_loss import images
 from gns.testing.shim import ShimError, ShimLauncher
 from tests.cuda.stages import KERNEL_TOLERANCE, evaluate_stages
@@ -22,6 +30,7 @@ class Plant:
     good: str
     bad: str
     name: str = "33x47, degree 2"
+    maps: bool = False  # whether it must fail on inverse depth and counts
 
     def launcher(self, *, backwards: bool = False) -> ShimLauncher:
         return ShimLauncher(edits={self.file: self._edit}, backwards=backwards)
@@ -42,7 +51,7 @@ WRONG_RESULTS = [
     Plant("blend.cuh", "warp % 2 * kHalves + warp / 2 * 2", "warp % 2 * kHalves + warp / 2"),
     Plant("blend.cu", "sum += score[k];", "sum = score[k];"),
     Plant("blend_backward.cu", "value[k + kKept] : 0.0f;", "value[k + kKept - 1] : 0.0f;"),
-    Plant("blend_backward.cu", "sum < kSums ? sum + 2 : sum - 3", "sum < kSums ? sum + 2 : 17 - sum"),
+    Plant("blend_backward.cu", "sum < kScreenSums ? sum - 3 : sum", "sum < kScreenSums ? 17 - sum : sum"),
     Plant(
         "blend_backward.cu",
         "for (int i = begin + thread; i < range.y; i += kBlendThreads)",
@@ -50,6 +59,10 @@ WRONG_RESULTS = [
         "deep opaque stack",
     ),
     Plant("splat_math.h", "half * packet[9]", "packet[9]"),
+    Plant("splat_math.h", "-(half * p.b)", "half * p.b", "antialiased, 33x47"),
+    Plant("splat_math.h", "packet[11], packet[3]", "packet[10], packet[3]", maps=True),
+    Plant("blend.cu", "count[p] += c.kept;", "count[p] += c.drawn;", "opaque stacks", maps=True),
+    Plant("blend.cu", "reciprocal(shade.w), inverse_depth[p]", "shade.w, inverse_depth[p]", maps=True),
     Plant("project_backward.cu", "sum[5] * (-0.5f * float(camera.height))", "sum[5] * (-0.5f * float(camera.width))"),
     Plant("project_backward.cu", "sum[4] * (-0.5f", "sum[4] * (0.5f"),
     Plant("project_backward.cu", "k += kWarp) add_packet(part", "k += kWarp + 1) add_packet(part", "wide giants"),
@@ -60,8 +73,11 @@ WRONG_RESULTS = [
 def test_a_wrong_result_is_seen(plant: Plant, shim: ShimLauncher) -> None:
     launcher, inside = plant.launcher(), outside_band(plant.name)
     with pytest.raises((AssertionError, ShimError)):
-        outcome = evaluate_stages(launcher, example(plant.name), inside)
-        assert_outcomes_agree(outcome, judgement(plant.name), inside, KERNEL_TOLERANCE)
+        outcome = evaluate_stages(launcher, example(plant.name), inside, maps=plant.maps)
+        expected = judgement_of_maps(plant.name) if plant.maps else judgement(plant.name)
+        assert_outcomes_agree(outcome, expected, inside, KERNEL_TOLERANCE)
+        if plant.maps:
+            assert_maps_agree(outcome, expected, inside, KERNEL_TOLERANCE)
 
 
 # A barrier that is missing may do no harm in one order of the threads; it must in one of the two.

@@ -108,8 +108,9 @@ template <class T> void begin_transmittance(const TileView<T>& view, T* transmit
   });
 }
 
-template <class T, bool kColour, bool kScore>
-void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alpha, const T* edges) {
+// kMaps: inverse depth and counts too.
+template <class T, bool kColour, bool kScore, bool kMaps>
+void blend_tile(Frame<T>& frame, int tile, const T* background, const Pictures<T>& pictures, const T* edges) {
   using V = Vec<T>;
   using S = Shape<T>;
   const TileView<T> view(frame, tile);
@@ -117,9 +118,14 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   const size_t stride = frame.camera.width, plane = stride * frame.camera.height;
   alignas(64) T colour[3][kPixels];
   alignas(64) T edge[kPixels];
+  alignas(64) T inverse_depth[kPixels], counts[kPixels];
   T* transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
   begin_transmittance(view, transmittance);
   if constexpr (kColour) __builtin_memset(colour, 0, sizeof colour);
+  if constexpr (kMaps) {
+    __builtin_memset(inverse_depth, 0, sizeof inverse_depth);
+    __builtin_memset(counts, 0, sizeof counts);
+  }
   if constexpr (kScore) {
     __builtin_memset(edge, 0, sizeof edge);
     view.each_run([&](int pixel, int row, int column, auto pixels) {
@@ -136,6 +142,7 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
     const uint64_t live = instance.blocks & alive;
     const Splat<T>& splat = frame.splats[instance.gaussian];
     const V qc(splat.qc), top = V(splat.y - T(view.y)) - lane_y;
+    [[maybe_unused]] const V inverse_z(kMaps ? T(1) / splat.depth : T(0));
     V score(T(0));
     for (int s = 0; s < S::strips; ++s) {
       constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
@@ -153,6 +160,10 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
           fma(weight, V(splat.green), V::load(colour[1] + pixel)).store(colour[1] + pixel);
           fma(weight, V(splat.blue), V::load(colour[2] + pixel)).store(colour[2] + pixel);
         }
+        if constexpr (kMaps) {
+          fma(weight, inverse_z, V::load(inverse_depth + pixel)).store(inverse_depth + pixel);
+          (V::load(counts + pixel) + zero_unless(c.kept, V(T(1)))).store(counts + pixel);
+        }
         if constexpr (kScore) score = fma(weight, V::load(edge + pixel), score);
         const V after = c.advance(t);
         after.store(transmittance + pixel);
@@ -168,16 +179,25 @@ void blend_tile(Frame<T>& frame, int tile, const T* background, T* image, T* alp
   if constexpr (kColour) {
     view.each_run([&](int pixel, int row, int column, auto pixels) {
       for (int channel = 0; channel < 3; ++channel) {
-        T* out = image + channel * plane + (view.y + row) * stride + view.x + column;
+        T* out = pictures.image + channel * plane + (view.y + row) * stride + view.x + column;
         for (int k = 0; k < pixels; ++k)
           out[k] = over_background(colour[channel][pixel + k], left(pixel + k), background[channel]);
       }
     });
   }
-  if (alpha) {
+  if (pictures.alpha) {
     view.each_run([&](int pixel, int row, int column, auto pixels) {
-      T* out = alpha + (view.y + row) * stride + view.x + column;
+      T* out = pictures.alpha + (view.y + row) * stride + view.x + column;
       for (int k = 0; k < pixels; ++k) out[k] = T(1) - left(pixel + k);
+    });
+  }
+  if constexpr (kMaps) {
+    view.each_run([&](int pixel, int row, int column, auto pixels) {
+      const size_t at = (view.y + row) * stride + view.x + column;
+      for (int k = 0; k < pixels; ++k) {
+        if (pictures.inverse_depth) pictures.inverse_depth[at + k] = inverse_depth[pixel + k];
+        if (pictures.counts) pictures.counts[at + k] = static_cast<int32_t>(counts[pixel + k]);
+      }
     });
   }
 }
@@ -209,32 +229,39 @@ template <class T> size_t count_tile_pairs(const Frame<T>& frame, int tile) {
 #endif
 
 // Leaves the packet of every instance of one tile.
-template <class T, bool kAbsolute>
-void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* image_gradient, const T* alpha_gradient) {
+template <class T, bool kAbsolute, bool kDepth>
+void blend_tile_backward(Frame<T>& frame, int tile, const PictureGradients<T>& in) {
   using V = Vec<T>;
   using S = Shape<T>;
   const TileView<T> view(frame, tile);
   const uint32_t begin = frame.tile_begin[tile], end = frame.tile_begin[tile + 1];
   const size_t stride = frame.camera.width, plane = stride * frame.camera.height;
   alignas(64) T transmittance[kPixels], gradient[3][kPixels] = {}, behind[kPixels] = {};
+  alignas(64) T depth_gradient[kPixels];
+  if constexpr (kDepth) __builtin_memset(depth_gradient, 0, sizeof depth_gradient);
   begin_transmittance(view, transmittance);
   const T* final_transmittance = frame.transmittance.get() + size_t(tile) * kPixels;
   view.each_run([&](int pixel, int row, int column, auto pixels) {
     const size_t at = (view.y + row) * stride + view.x + column;
     auto colour_at = [&](const T* planes, int k) -> Colour<T> {
-      return {planes[at + k], planes[plane + at + k], planes[2 * plane + at + k]};
+      return {planes[at + k], planes[plane + at + k], planes[2 * plane + at + k], T(0)};
     };
     for (int k = 0; k < pixels; ++k) {
-      const Colour<T> g = colour_at(image_gradient, k);
+      const Colour<T> g = colour_at(in.by_image, k);
       gradient[0][pixel + k] = g.red;
       gradient[1][pixel + k] = g.green;
       gradient[2][pixel + k] = g.blue;
-      behind[pixel + k] = all_behind(g, colour_at(image, k));
+      behind[pixel + k] = all_behind(g, colour_at(in.image, k));
     }
-    if (alpha_gradient)
+    if (in.by_alpha)
       for (int k = 0; k < pixels; ++k)
         behind[pixel + k] =
-            alpha_behind(behind[pixel + k], alpha_gradient[at + k], std::abs(final_transmittance[pixel + k]));
+            alpha_behind(behind[pixel + k], in.by_alpha[at + k], std::abs(final_transmittance[pixel + k]));
+    if constexpr (kDepth)
+      for (int k = 0; k < pixels; ++k) {
+        depth_gradient[pixel + k] = in.by_inverse_depth[at + k];
+        behind[pixel + k] = depth_behind(behind[pixel + k], in.by_inverse_depth[at + k], in.inverse_depth[at + k]);
+      }
   });
 
   uint64_t alive = view.inside;
@@ -249,7 +276,8 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
     const Splat<T>& splat = frame.splats[instance.gaussian];
     const V qc(splat.qc), top = V(splat.y - T(view.y)) - lane_y;
     const V zero(T(0));
-    PixelSums<V> sums = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
+    const Colour<T> colour = {splat.red, splat.green, splat.blue, kDepth ? T(1) / splat.depth : T(0)};
+    PixelSums<V> sums = {zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero};
     for (int s = 0; s < S::strips; ++s) {
       constexpr uint64_t strip_bits = S::rows == 64 ? ~uint64_t(0) : (uint64_t(1) << S::rows) - 1;
       uint64_t rows = live >> (s * S::rows) & strip_bits;
@@ -262,9 +290,10 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
         const V t = V::load(transmittance + pixel);
         const Contribution<V> c(column, qc, dy, t);
         PixelGradient<V> g = {
-            {V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel)},
+            {V::load(gradient[0] + pixel), V::load(gradient[1] + pixel), V::load(gradient[2] + pixel),
+             kDepth ? V::load(depth_gradient + pixel) : zero},
             V::load(behind + pixel)};
-        add_pixel<kAbsolute>(sums, g, c, t, {splat.red, splat.green, splat.blue}, conic, dy);
+        add_pixel<kAbsolute, kDepth>(sums, g, c, t, colour, conic, dy);
         g.behind.store(behind + pixel);
         const V after = c.advance(t);
         after.store(transmittance + pixel);
@@ -272,7 +301,7 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
       }
     }
     const V packet[kPacket] = {sums.red,   sums.green, sums.blue, sums.h,  sums.x,  sums.y,
-                               sums.abs_x, sums.abs_y, sums.xx,   sums.xy, sums.yy, zero};
+                               sums.abs_x, sums.abs_y, sums.xx,   sums.xy, sums.yy, sums.inverse_depth};
     sum_lanes<T>(packet, packets + size_t(instance.slot) * kPacket);
   }
   for (; i < end; ++i) __builtin_memset(packets + size_t(frame.list[i].slot) * kPacket, 0, kPacket * sizeof(T));
@@ -281,14 +310,22 @@ void blend_tile_backward(Frame<T>& frame, int tile, const T* image, const T* ima
 }  // namespace
 
 template <class T>
-void blend(Frame<T>& frame, const T* background, T* image, T* alpha, const T* edges, T* importance) {
+void blend(Frame<T>& frame, const T* background, const Pictures<T>& pictures, const T* edges, T* importance) {
   const int tiles = frame.tiles_x * frame.tiles_y;
+  const bool maps = pictures.inverse_depth || pictures.counts;
   frame.transmittance.ensure(size_t(tiles) * kPixels);
   if (importance) frame.scores.ensure(frame.instances);
   parallel_for(tiles, [&](int tile) {
-    if (image && importance) return blend_tile<T, true, true>(frame, tile, background, image, alpha, edges);
-    if (importance) return blend_tile<T, false, true>(frame, tile, background, image, alpha, edges);
-    return blend_tile<T, true, false>(frame, tile, background, image, alpha, edges);
+    if (maps) {
+      blend_tile<T, true, false, true>(frame, tile, background, pictures, edges);
+      if (importance) blend_tile<T, false, true, false>(frame, tile, background, pictures, edges);
+    } else if (pictures.image && importance) {
+      blend_tile<T, true, true, false>(frame, tile, background, pictures, edges);
+    } else if (importance) {
+      blend_tile<T, false, true, false>(frame, tile, background, pictures, edges);
+    } else {
+      blend_tile<T, true, false, false>(frame, tile, background, pictures, edges);
+    }
   });
   if (!importance) return;
   parallel_for((frame.count + kGroup - 1) / kGroup, [&](int group) {
@@ -302,12 +339,13 @@ void blend(Frame<T>& frame, const T* background, T* image, T* alpha, const T* ed
 }
 
 template <class T>
-void blend_backward(Frame<T>& frame, const T* image, const T* image_gradient, const T* alpha_gradient,
-                    bool absolute) {
+void blend_backward(Frame<T>& frame, const PictureGradients<T>& in, bool absolute) {
   frame.packets.ensure(frame.instances * kPacket);
   parallel_for(frame.tiles_x * frame.tiles_y, [&](int tile) {
-    if (absolute) return blend_tile_backward<T, true>(frame, tile, image, image_gradient, alpha_gradient);
-    return blend_tile_backward<T, false>(frame, tile, image, image_gradient, alpha_gradient);
+    // With a depth both, for want of a reason to build a fourth: the absolute sums cost a few percent.
+    if (in.by_inverse_depth) return blend_tile_backward<T, true, true>(frame, tile, in);
+    if (absolute) return blend_tile_backward<T, true, false>(frame, tile, in);
+    return blend_tile_backward<T, false, false>(frame, tile, in);
   });
 }
 
@@ -322,8 +360,8 @@ template size_t count_pairs<double>(const Frame<double>&);
 #endif
 
 #define GNS_INSTANTIATE(T)                                                              \
-  template void blend<T>(Frame<T>&, const T*, T*, T*, const T*, T*);                    \
-  template void blend_backward<T>(Frame<T>&, const T*, const T*, const T*, bool);
+  template void blend<T>(Frame<T>&, const T*, const Pictures<T>&, const T*, T*);        \
+  template void blend_backward<T>(Frame<T>&, const PictureGradients<T>&, bool);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)
 

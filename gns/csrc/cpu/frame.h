@@ -118,6 +118,19 @@ template <class T> struct Gradients {
   T* mean2d;      // sum over pixels, which is the gradient itself
 };
 
+// The pictures that blending draws, [H][W] or [3][H][W]; null where one is not wanted. Inverse depth and counts come only
+// with the image.
+template <class T> struct Pictures {
+  T *image, *alpha;
+  T* inverse_depth;  // Σ α T / z
+  int32_t* counts;   // Gaussians that contribute
+};
+// Pictures that were drawn, and the gradients by them; those of alpha and inverse depth are null where they are zero.
+template <class T> struct PictureGradients {
+  const T *image, *inverse_depth;
+  const T *by_image, *by_alpha, *by_inverse_depth;
+};
+
 template <class T> struct Frame {
   PinholeCamera<T> camera;
   int tiles_x = 0, tiles_y = 0;
@@ -162,9 +175,9 @@ struct AdamTensor {
 template <class T> struct Kernels {
   void (*project)(Frame<T>&, const Parameters<T>&, bool with_colour, T* radii);
   void (*list_instances)(Frame<T>&);
-  // image [3][H][W] or null, alpha [H][W] or null, edges [H][W] or null with scores [N]
-  void (*blend)(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
-  void (*blend_backward)(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
+  // edges [H][W] or null with importance [N]
+  void (*blend)(Frame<T>&, const T* background, const Pictures<T>&, const T* edges, T* importance);
+  void (*blend_backward)(Frame<T>&, const PictureGradients<T>&, bool absolute);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask,
                              T* gradient);

@@ -8,9 +8,8 @@ namespace gns::GNS_ISA {
 template <class T> void project(Frame<T>&, const Parameters<T>&, bool with_colour, T* radii);
 template <class T> void list_instances(Frame<T>&);
 template <class T>
-void blend(Frame<T>&, const T* background, T* image, T* alpha, const T* edges, T* importance);
-template <class T>
-void blend_backward(Frame<T>&, const T* image, const T* image_gradient, const T* alpha_gradient, bool absolute);
+void blend(Frame<T>&, const T* background, const Pictures<T>&, const T* edges, T* importance);
+template <class T> void blend_backward(Frame<T>&, const PictureGradients<T>&, bool absolute);
 template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
 template <class T>
 double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient);

@@ -53,7 +53,7 @@ void project(Frame<T>& frame, const Parameters<T>& in, bool with_colour, T* radi
       const RawGeometry<V> raw = load_geometry(in, i, lanes);
       const Projection<V> p = gns::project(camera, raw);
       const V logit = load_first(in.opacity_logits + i, lanes);
-      const Opacity<V> opacity = activate_opacity(logit);
+      const Opacity<V> opacity = seen_opacity(camera, p, logit);
       const V level = cutoff_level(opacity);
       const PixelBox<V> pixels = pixel_box(camera, p, level);
       Mask<T> drawn = is_drawn(raw, logit, p, level, pixels);

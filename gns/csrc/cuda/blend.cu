@@ -13,7 +13,8 @@ struct BlendArguments {
   const int* slots;
   const float4* splats;
   const float *background, *edges;
-  float *image, *alpha, *scores;
+  float *image, *alpha, *scores, *inverse_depth;
+  int* counts;
 };
 
 // A splat's score in each warp of the tile.
@@ -24,12 +25,14 @@ GNS_DEVICE float sum_of_lanes(float value) {
   return value;
 }
 
-template <bool kColour, bool kScore>
+// kMaps: inverse depth and counts too.
+template <bool kColour, bool kScore, bool kMaps = false>
 GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* scores) {
   const PixelPair pixels(in.width, in.height);
   const int thread = int(threadIdx.x);
   const int2 range = in.tile_ranges[blockIdx.x];
-  float transmittance[2], colour[2][3] = {}, edge[2] = {};
+  float transmittance[2], colour[2][3] = {}, edge[2] = {}, inverse_depth[2] = {};
+  int count[2] = {};
   for (int p = 0; p < 2; ++p) {
     transmittance[p] = pixels.inside[p] ? 1.0f : -1.0f;  // pixels outside the image have stopped before they start
     if (kScore && pixels.inside[p]) edge[p] = in.edges[pixels.at[p]];
@@ -63,6 +66,10 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
             colour[p][0] = fma(weight, shade.x, colour[p][0]);
             colour[p][1] = fma(weight, shade.y, colour[p][1]);
             colour[p][2] = fma(weight, shade.z, colour[p][2]);
+            if (kMaps) {
+              inverse_depth[p] = fma(weight, reciprocal(shade.w), inverse_depth[p]);
+              count[p] += c.kept;
+            }
           }
           if (kScore) score = fma(weight, edge[p], score);
           transmittance[p] = c.advance(transmittance[p]);
@@ -93,6 +100,8 @@ GNS_DEVICE void blend_tile(const BlendArguments& in, Batch& batch, Scores* score
     const float left = fabsf(transmittance[p]);
     for (int c = 0; c < 3; ++c) in.image[c * plane + pixels.at[p]] = over_background(colour[p][c], left, in.background[c]);
     if (in.alpha) in.alpha[pixels.at[p]] = 1.0f - left;
+    if (kMaps && in.inverse_depth) in.inverse_depth[pixels.at[p]] = inverse_depth[p];
+    if (kMaps && in.counts) in.counts[pixels.at[p]] = count[p];
   }
 }
 
@@ -105,6 +114,16 @@ extern "C" __global__ void __launch_bounds__(128, 8)
   gns::blend_tile<true, false>({width, height, tile_ranges, list, halves, nullptr, splats, background, nullptr, image, alpha,
                                 nullptr},
                                batch, nullptr);
+}
+
+extern "C" __global__ void __launch_bounds__(128, 8)
+    blend_maps(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,
+               const float4* splats, const float* background, float* image, float* alpha, float* inverse_depth,
+               int* counts) {
+  __shared__ gns::Batch batch;
+  gns::blend_tile<true, false, true>({width, height, tile_ranges, list, halves, nullptr, splats, background, nullptr,
+                                      image, alpha, nullptr, inverse_depth, counts},
+                                     batch, nullptr);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 8)

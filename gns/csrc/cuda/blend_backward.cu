@@ -27,16 +27,19 @@ struct BackwardArguments {
   const float4* splats;
   const float *image, *alpha, *image_gradient, *alpha_gradient;
   float4* packets;
+  const float *inverse_depth, *depth_gradient;  // with kDepthSums alone
 };
 
-// PixelSums that are added up over lanes: the last two, Σ|h·t|, are for densification alone, and left out when nobody
-// asks for them.
-constexpr int kSums = 9, kScreenSums = 11;
+// PixelSums that are added up over lanes. Those after the ninth are left out when nobody asks for them: two Σ|h·t|, for
+// densification alone, and the one of the inverse depth, which brings these two with it.
+constexpr int kSums = 9, kScreenSums = 11, kDepthSums = 12;
 
-GNS_DEVICE int place_in_packet(int sum) { return sum < 6 ? sum : sum < kSums ? sum + 2 : sum - 3; }
+GNS_DEVICE int place_in_packet(int sum) {
+  return sum < 6 ? sum : sum < kSums ? sum + 2 : sum < kScreenSums ? sum - 3 : sum;
+}
 
 // kCount sums over the lanes at once: at each level a lane hands half of its values to its partner and keeps the sums of
-// the other half. 12 shuffles for nine sums and 13 for eleven, where separate sums would take five each. Each sum is
+// the other half. 12 shuffles for nine sums and 13 for eleven or twelve, where separate sums would take five each. Each sum is
 // added up in the same order however many there are.
 template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE float sum_lanes(const float (&value)[kCount], int lane) {
   if constexpr (kDistance == 0) {
@@ -58,8 +61,8 @@ template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE float sum_lanes(cons
 
 // The first kCount of `sums` over the lanes, see sum_lanes().
 template <int kCount> GNS_DEVICE float sum_over_lanes(const PixelSums<float>& sums, int lane) {
-  const float all[kScreenSums] = {sums.red, sums.green, sums.blue, sums.h,     sums.x,    sums.y,
-                                  sums.xx,  sums.xy,    sums.yy,   sums.abs_x, sums.abs_y};
+  const float all[kDepthSums] = {sums.red, sums.green, sums.blue, sums.h,     sums.x,     sums.y,
+                                 sums.xx,  sums.xy,    sums.yy,   sums.abs_x, sums.abs_y, sums.inverse_depth};
   float value[kCount];
   for (int k = 0; k < kCount; ++k) value[k] = all[k];
   return sum_lanes(value, lane);
@@ -78,13 +81,17 @@ template <int kCount, int kDistance = kWarp / 2> GNS_DEVICE int owned_sum(int la
 }
 
 GNS_DEVICE Colour<float> colour_at(const float* planes, size_t plane, size_t at) {
-  return {planes[at], planes[plane + at], planes[2 * plane + at]};
+  return {planes[at], planes[plane + at], planes[2 * plane + at], 0.0f};
 }
 
-GNS_DEVICE PixelGradient<float> begin_pixel(const BackwardArguments& in, size_t at) {
+template <bool kDepth> GNS_DEVICE PixelGradient<float> begin_pixel(const BackwardArguments& in, size_t at) {
   const size_t plane = size_t(in.width) * in.height;
-  const Colour<float> g = colour_at(in.image_gradient, plane, at);
-  const float behind = all_behind(g, colour_at(in.image, plane, at));
+  Colour<float> g = colour_at(in.image_gradient, plane, at);
+  float behind = all_behind(g, colour_at(in.image, plane, at));
+  if (kDepth) {
+    g.inverse_depth = in.depth_gradient[at];
+    behind = depth_behind(behind, g.inverse_depth, in.inverse_depth[at]);
+  }
   if (!in.alpha_gradient) return {g, behind};
   return {g, alpha_behind(behind, in.alpha_gradient[at], 1.0f - in.alpha[at])};
 }
@@ -105,6 +112,7 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
     const float4 shape = shared.batch.shape[j], colour = shared.batch.colour[j];
     const Column<float> column = column_of(place, shape, pixels.x);
     const ConicColumn<float> conic(conic_of(Exponent<float>{shape.x, shape.y, shape.z}), column.dx);
+    const Colour<float> shade = {colour.x, colour.y, colour.z, kCount == kDepthSums ? reciprocal(colour.w) : 0.0f};
     PixelSums<float> sums = {};
     bool contributed = false;
     for (int p = 0; p < 2; ++p) {
@@ -112,8 +120,7 @@ GNS_DEVICE void walk_group(BackwardShared& shared, const PixelPair& pixels, int 
       const float dy = place.y - pixels.y[p];
       const Contribution<float> c(column, shape.z, dy, transmittance[p]);
       if (c.kept)
-        add_pixel<kCount == kScreenSums>(sums, g[p], c, transmittance[p], {colour.x, colour.y, colour.z}, conic,
-                                         dy);
+        add_pixel<(kCount >= kScreenSums), kCount == kDepthSums>(sums, g[p], c, transmittance[p], shade, conic, dy);
       transmittance[p] = c.advance(transmittance[p]);
       contributed |= c.kept;
     }
@@ -145,7 +152,7 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
   PixelGradient<float> g[2] = {};
   for (int p = 0; p < 2; ++p) {
     transmittance[p] = pixels.inside[p] ? 1.0f : -1.0f;
-    if (pixels.inside[p]) g[p] = begin_pixel(in, pixels.at[p]);
+    if (pixels.inside[p]) g[p] = begin_pixel<kCount == kDepthSums>(in, pixels.at[p]);
   }
 
   int begin = range.x;
@@ -183,3 +190,14 @@ GNS_DEVICE void blend_tile_backward(const BackwardArguments& in, BackwardShared&
   }
 GNS_BLEND_BACKWARD(blend_backward, kSums)
 GNS_BLEND_BACKWARD(blend_backward_screen, kScreenSums)
+
+extern "C" __global__ void __launch_bounds__(128, 8)
+    blend_backward_depth(int width, int height, const int2* tile_ranges, const int* list, const unsigned char* halves,
+                         const int* slots, const float4* splats, const float* image, const float* alpha,
+                         const float* image_gradient, const float* alpha_gradient, float4* packets,
+                         const float* inverse_depth, const float* depth_gradient) {
+  __shared__ gns::BackwardShared shared;
+  gns::blend_tile_backward<gns::kDepthSums>({width, height, tile_ranges, list, halves, slots, splats, image, alpha,
+                                             image_gradient, alpha_gradient, packets, inverse_depth, depth_gradient},
+                                            shared);
+}

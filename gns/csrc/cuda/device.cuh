@@ -59,11 +59,11 @@ GNS_DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define GNS_CAMERA_ARGUMENTS                                                                                          \
   int width, int height, float fx, float fy, float cx, float cy, float r0, float r1, float r2, float r3, float r4,     \
       float r5, float r6, float r7, float r8, float tx, float ty, float tz, float center_x, float center_y,            \
-      float center_z, float limit_x, float limit_y
+      float center_z, float limit_x, float limit_y, int antialiased
 #define GNS_CAMERA                                                                                                    \
   gns::PinholeCamera<float> {                                                                                         \
     width, height, fx, fy, cx, cy, {r0, r1, r2, r3, r4, r5, r6, r7, r8}, {tx, ty, tz}, {center_x, center_y, center_z}, \
-        limit_x, limit_y                                                                                              \
+        limit_x, limit_y, antialiased != 0                                                                            \
   }
 
 // Raw parameters as planes: component k of Gaussian i at [k·count + i].

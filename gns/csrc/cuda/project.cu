@@ -25,7 +25,7 @@ GNS_DEVICE bool project_one(const PinholeCamera<float>& camera, const Parameters
   const RawGeometry<float> raw = load_geometry(in, i);
   const Projection<float> p = project(camera, raw);
   const float logit = in.opacity_logits[i];
-  const Opacity<float> opacity = activate_opacity(logit);
+  const Opacity<float> opacity = seen_opacity(camera, p, logit);
   const float level = cutoff_level(opacity);
   const PixelBox<float> box = pixel_box(camera, p, level);
   if (!is_drawn(raw, logit, p, level, box)) return false;

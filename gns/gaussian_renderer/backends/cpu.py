@@ -142,16 +142,21 @@ class Rendering:
                 sh_degree=inputs.sh_degree,
                 background=tuple(inputs.background.tolist()),
                 edges=as_array(inputs.edges),
+                antialiased=inputs.antialiased,
             ),
             kernels.RenderTargets(
                 image=as_array(targets.image),
                 alpha=as_array(targets.alpha),
                 radii=as_array(targets.radii),
                 importance=as_array(targets.importance),
+                inverse_depth=as_array(targets.inverse_depth),
+                counts=as_array(targets.counts),
             ),
         )
 
-    def backward(self, image: Tensor, alpha: Tensor, gradients: RenderGradients) -> None:
+    def backward(
+        self, image: Tensor, alpha: Tensor, gradients: RenderGradients, inverse_depth: Tensor | None = None
+    ) -> None:
         """Run the backward stages; the native object has kept alpha, as transmittance."""
         kernels = self._kernels
         self.native.backward(
@@ -162,7 +167,9 @@ class Rendering:
                 parameters=kernels.Gradients(*as_arrays(*gradients.parameters)),
                 abs_mean2d=as_array(gradients.abs_mean2d),
                 mean2d=as_array(gradients.mean2d),
+                inverse_depth=as_array(gradients.inverse_depth),
             ),
+            as_array(inverse_depth),
         )
 
 

@@ -17,7 +17,7 @@ Memory in bytes, kept from one rendering to the next and only ever grown (`rende
     an instance   gradient packet 48
     a slot        tile id 2, owner 4, list 4, its slot 4, 2 × half quadrants 1; an eighth more of them than instances
                   while sorting: sorted id 2, index 8, and 20 inside the sort
-    a pixel       image 12, alpha 4; loss: maps 36, image gradient 12
+    a pixel       image 12, alpha 4, where asked for inverse depth 4 and counts 4; loss: maps 36, image gradient 12
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Rendering:
         self.instances = 0  # once they are counted
         self._backend, self._parameters = backend, parameters
         self._background, self._edges = inputs.background, inputs.edges
-        self._camera_arguments = table.camera_arguments(camera)
+        self._camera_arguments = table.camera_arguments(camera, antialiased=inputs.antialiased)
         self._stream = stream_handle(means.device)
         try:
             self._space = backend.idle[self._stream].pop()
@@ -223,12 +223,23 @@ class Rendering:
     def _list_and_blend(self, capacity: int, targets: RenderTargets) -> None:
         self.emit(capacity)
         self.sort_by_tile()
-        self.blend(targets.image, targets.alpha, scored=targets.importance is not None)
+        if targets.inverse_depth is None and targets.counts is None:
+            self.blend(targets.image, targets.alpha, scored=targets.importance is not None)
+            return
+        self.blend_maps(targets)
+        if targets.importance is not None:
+            self.blend(None, None, scored=True)
 
-    def backward(self, image: Tensor, alpha: Tensor, gradients: RenderGradients) -> None:
+    def backward(
+        self, image: Tensor, alpha: Tensor, gradients: RenderGradients, inverse_depth: Tensor | None = None
+    ) -> None:
         """Run the backward stages."""
-        absolute = gradients.abs_mean2d is not None
-        self.blend_backward(image, alpha, gradients.image, gradients.alpha, absolute=absolute)
+        pictures = (image, alpha, gradients.image, gradients.alpha)
+        if gradients.inverse_depth is None:
+            self.blend_backward(*pictures, absolute=gradients.abs_mean2d is not None)
+        else:
+            assert inverse_depth is not None
+            self.blend_backward(*pictures, absolute=True, depths=(inverse_depth, gradients.inverse_depth))
         if gradients.step is None:
             self.project_backward(gradients.parameters, gradients.abs_mean2d, gradients.mean2d)
         else:
@@ -333,6 +344,13 @@ class Rendering:
         else:
             self._launch_per_tile("blend_score", *size, *scored_lists, background, edges, image, alpha, self.scores)
 
+    def blend_maps(self, targets: RenderTargets) -> None:
+        """The picture with inverse depth and counts."""
+        size = (self.camera.width, self.camera.height)
+        lists = (self.tile_ranges, self.list, self.list_halves, self.splats)
+        pictures = (targets.image, targets.alpha, targets.inverse_depth, targets.counts)
+        self._launch_per_tile("blend_maps", *size, *lists, self._background, *pictures)
+
     def sum_scores(self, importance: Tensor) -> None:
         """Each Gaussian's sum of the scores of its instances."""
         self._launch_per_gaussian("sum_scores", self.count, self.tile_counts, self.slot_begin, self.scores, importance)
@@ -345,11 +363,15 @@ class Rendering:
         alpha_gradient: Tensor | None,
         *,
         absolute: bool,
+        depths: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """The gradient packet of every instance; what abs_mean2d is made of is zero unless `absolute`."""
+        """The gradient packet of every instance; what abs_mean2d is made of is zero unless `absolute`.
+
+        `depths` are the inverse depth that was drawn and its gradient, where it has one; `absolute` is True then.
+        """
         self.packets = self._space.take("packets", (self.instances, table.PACKET))
         self._launch_per_tile(
-            "blend_backward_screen" if absolute else "blend_backward",
+            "blend_backward_depth" if depths else "blend_backward_screen" if absolute else "blend_backward",
             self.camera.width,
             self.camera.height,
             self.tile_ranges,
@@ -362,6 +384,7 @@ class Rendering:
             image_gradient,
             alpha_gradient,
             self.packets,
+            *(depths or ()),
         )
 
     def project_backward(self, gradients: Planes, abs_mean2d: Tensor | None, mean2d: Tensor | None) -> None:

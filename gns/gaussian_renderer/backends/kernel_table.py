@@ -13,9 +13,11 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
     host: sorted_ids, sort_index = sort(tile_ids, stable); tile_ranges zeroed
     ranges (ranges_wide)          tile_ranges, list, slots, list_halves
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
+      | blend_maps                image, alpha, inverse_depth, counts
     loss_maps, loss_sum, loss_gradient
     blend_backward                packets, one a slot; every slot is written
       | blend_backward_screen       … with the sums for abs_mean2d, which are zero without
+      | blend_backward_depth        … and with that of a gradient by the inverse depth
     project_backward              sums each Gaussian's packets in a fixed order; ADDS to the gradients
       | project_backward_step       … or spends them at once, in one step of Adam: they never come to memory
     adam                          all groups in one launch; clears the gradients
@@ -85,14 +87,15 @@ def _floats(name: str, shape: str, optional: bool = False) -> Argument:
     return Argument(name, torch.float32, shape, optional)
 
 
-def _ints(name: str, shape: str) -> Argument:
-    return Argument(name, torch.int32, shape)
+def _ints(name: str, shape: str, optional: bool = False) -> Argument:
+    return Argument(name, torch.int32, shape, optional)
 
 
 _CAMERA = (
     *_integers("width height"),
     *_scalars(torch.float32, "fx fy cx cy r0 r1 r2 r3 r4 r5 r6 r7 r8 tx ty tz center_x center_y center_z"),
     *_scalars(torch.float32, "limit_x limit_y"),
+    *_integers("antialiased"),
 )
 _SHAPES = dict(zip(GROUPS, ("[3, N]", "[3, N]", "[4, N]", "[N]", "[1, 3, N]", "[K, 3, N]"), strict=True))
 _PARAMETERS = tuple(_floats(name, shape) for name, shape in _SHAPES.items())
@@ -106,7 +109,7 @@ _LIST = _ints("list", "[C], Gaussian of each instance, tile by tile, near to far
 _LIST_HALVES = Argument("halves", torch.uint8, "[C], 8×4 pixels of its tile that each of `list` meets, a bit for each")
 _SLOTS = _ints("slots", "[C], slot of each instance of `list`")
 _SCREEN_GRADIENTS = (
-    _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen", optional=True),
+    _floats("abs_mean2d", "[2, N], written, not added to; needs blend_backward_screen or …_depth", optional=True),
     _floats("mean2d", "[2, N], written, not added to", optional=True),
 )
 _ADAM_FACTORS = _scalars(torch.float32, "beta1 one_minus_beta1 beta2 one_minus_beta2 epsilon")
@@ -147,7 +150,7 @@ def _ranges(name: str, ids: torch.dtype) -> Kernel:
     return Kernel(name, "tiles.cu", (256, 1, 1), "ceil(C/256)", arguments)
 
 
-def _blend_backward(name: str) -> Kernel:
+def _blend_backward(name: str, *further: Argument) -> Kernel:
     arguments = (
         *_integers("width height"),
         _RANGES,
@@ -160,6 +163,7 @@ def _blend_backward(name: str) -> Kernel:
         _floats("image_gradient", "[3, H, W]"),
         _floats("alpha_gradient", "[H, W]", optional=True),
         _floats("packets", "[M, 12]; every slot is written"),
+        *further,
     )
     return Kernel(name, "blend_backward.cu", (128, 1, 1), "T", arguments)
 
@@ -221,6 +225,24 @@ _KERNELS = (
         ),
     ),
     Kernel(
+        "blend_maps",
+        "blend.cu",
+        (128, 1, 1),
+        "T",
+        (
+            *_integers("width height"),
+            _RANGES,
+            _LIST,
+            _LIST_HALVES,
+            _SPLATS,
+            _floats("background", "[3]"),
+            _floats("image", "[3, H, W]"),
+            _floats("alpha", "[H, W]", optional=True),
+            _floats("inverse_depth", "[H, W]", optional=True),
+            _ints("counts", "[H, W]", optional=True),
+        ),
+    ),
+    Kernel(
         "blend_score",
         "blend.cu",
         (128, 1, 1),
@@ -264,6 +286,11 @@ _KERNELS = (
     ),
     _blend_backward("blend_backward"),
     _blend_backward("blend_backward_screen"),
+    _blend_backward(
+        "blend_backward_depth",
+        _floats("inverse_depth", "[H, W], what `blend_maps` drew"),
+        _floats("depth_gradient", "[H, W]"),
+    ),
     Kernel(
         "project_backward",
         "project_backward.cu",
@@ -350,8 +377,8 @@ KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _KERNELS}
 SOURCES: tuple[str, ...] = tuple(sorted({kernel.source for kernel in _KERNELS}))
 
 
-def camera_arguments(camera: Camera) -> tuple[int | float, ...]:
-    """The arguments `width` to `limit_y` of project and project_backward."""
+def camera_arguments(camera: Camera, *, antialiased: bool) -> tuple[int | float, ...]:
+    """The arguments `width` to `antialiased` of project and project_backward."""
     return (
         camera.width,
         camera.height,
@@ -364,4 +391,5 @@ def camera_arguments(camera: Camera) -> tuple[int | float, ...]:
         *(float(value) for value in camera.center),
         FRUSTUM_MARGIN * 0.5 * camera.width / camera.fx,
         FRUSTUM_MARGIN * 0.5 * camera.height / camera.fy,
+        int(antialiased),
     )

@@ -36,6 +36,7 @@ class RenderInputs:
     sh_degree: int  # highest degree to evaluate, at most that of the coefficients
     background: Tensor  # [3]
     edges: Tensor | None = None  # [H, W], contiguous; asks for the importance
+    antialiased: bool = False  # see `gns.scene.gaussians.Gaussians`
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,8 @@ class RenderTargets:
     alpha: Tensor | None = None  # [H, W], only with the image
     radii: Tensor | None = None  # [N]
     importance: Tensor | None = None  # [N]; with the inputs' edges, and never without
+    inverse_depth: Tensor | None = None  # [H, W], only with the image
+    counts: Tensor | None = None  # int32 [H, W], only with the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +62,20 @@ class RenderGradients:
     abs_mean2d: Tensor | None = None  # [2, N], of the absolute gradient of each pixel
     mean2d: Tensor | None = None  # [2, N], of the gradient with its sign
     step: BackwardStep | None = None  # only where the backend `steps_in_backward`
+    inverse_depth: Tensor | None = None  # ∂loss/∂(inverse depth), [H, W], where it starts from too; None is zero
 
 
 class Rendering(Protocol):
     """One rendering that was drawn; it keeps what its backward pass needs."""
 
-    def backward(self, image: Tensor, alpha: Tensor, gradients: RenderGradients) -> None:
+    def backward(
+        self, image: Tensor, alpha: Tensor, gradients: RenderGradients, inverse_depth: Tensor | None = None
+    ) -> None:
         """Fill `gradients`.
 
-        `image` and `alpha` must hold what was drawn, and the inputs' parameters what they held then. (A rendering does
-        not keep its targets: autograd's graph hangs on them and holds the rendering.)
+        `image`, `alpha` and, where it has a gradient, `inverse_depth` must hold what was drawn, and the inputs'
+        parameters what they held then. (A rendering does not keep its targets: autograd's graph hangs on them and holds
+        the rendering.)
         """
         ...
 

@@ -12,6 +12,7 @@ from gns.errors import UserError
 from gns.scene.checks import check_points, points_within_reach, stray_named
 from gns.scene.points import PointCloud
 from gns.scene.readers import blender, colmap, nerfstudio
+from gns.scene.readers.depth_maps import with_depth_maps
 from gns.scene.readers.frames import Capture, Frame, Reader, SceneOptions
 from gns.scene.readers.links import link_out
 from gns.scene.readers.photos import PhotoFolder, is_video
@@ -41,6 +42,9 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
         if not options.follow_links:
             raise UserError(f"{link}: copy the file, name its folder with -i, or leave --no-follow-links out")
         report(f"warning: {link}, and is read; where the scene is a stranger's, give --no-follow-links")
+    if options.depths:
+        train_frames, note = with_depth_maps(train_frames, source, options.depths)
+        capture.notes.append(note)
     for note in capture.notes:
         report(note)
     for warning in capture.warnings:

@@ -26,11 +26,21 @@ class SceneOptions:
     white_background: bool = False  # else black; alpha channels are composed on it
     follow_links: bool = True  # also out of the scene's folder
     seed: int = 0  # of the initial points of a scene that has none
+    depths: str = ""  # the folder of depth maps, inside the scene's or anywhere; none are read where it is empty
 
     @property
     def background_level(self) -> int:
         """The background's grey level, 0 or 255."""
         return 255 if self.white_background else 0
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """A picture of inverse depth on disk, and how its values become those of the scene (`depth_maps.py`)."""
+
+    path: Path
+    scale: float
+    offset: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +52,7 @@ class Frame:
     mask_path: Path | None
     lens: Lens
     world_to_camera: npt.NDArray[np.float64]  # [4, 4], rigid, COLMAP's axes
+    depth: DepthMap | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ import torch
 
 from gns.errors import UserError
 from gns.scene.camera import Camera
+from gns.scene.readers.depth_maps import read_depth_map, resized_depth
 from gns.scene.readers.frames import Frame, SceneOptions
 from gns.scene.view import View
 from gns.utils.allowance import Allowance
@@ -28,7 +29,7 @@ from gns.utils.images import (
     target_size,
 )
 from gns.utils.main_memory import main_memory
-from gns.utils.undistortion import Lens, undistort, undistorted_lens
+from gns.utils.undistortion import Lens, undistort, undistort_depth, undistorted_lens
 
 # Pixels of all photos that are being decoded at a time: 11 bytes each, of colours in several forms.
 _AT_ONCE = Allowance(2 * LARGE)
@@ -51,7 +52,8 @@ def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = list(pool.map(partial(_load_view, options=options), frames))
     views = [each.view for each in loaded]
-    size = sum(view.image.nbytes + (0 if view.mask is None else view.mask.nbytes) for view in views)
+    beside = [part for view in views for part in (view.mask, view.alpha, view.inverse_depth) if part is not None]
+    size = sum(view.image.nbytes for view in views) + sum(part.nbytes for part in beside)
     notes = [f"{len(views)} images, {max(round(size / 1e6), 1)} MB"]
     if masks := sum(view.mask is not None for view in views):
         notes.append(f"{masks} with a mask")
@@ -100,20 +102,27 @@ def _load_view(frame: Frame, options: SceneOptions) -> _Loaded:
     with _AT_ONCE.taken(width * height):
         # The order matters: distortion is defined on the full photo, and alpha must be composed before any resampling
         # mixes visible colours with those hidden behind alpha = 0.
-        image = compose(read_image(frame.image_path, reducible, remarks.append), options.background_level)
+        pixels = read_image(frame.image_path, reducible, remarks.append)
+        image = compose(pixels, options.background_level)
         if image.shape[:2] != (height, width):  # a large photo, already smaller
             lens = lens.resized(image.shape[1], image.shape[0])
             camera = _camera(frame, lens)
         mask = None
         if frame.mask_path is not None:
             mask = resize(read_mask(frame.mask_path, reducible), (lens.width, lens.height))
+        alpha = pixels[:, :, 3].copy() if pixels.shape[2] == 4 else None
+        depth = None if frame.depth is None else read_depth_map(frame.depth, (lens.width, lens.height))
         if not lens.is_pinhole:
             image = undistort(image, lens)
             mask = None if mask is None else undistort(mask, lens)
+            alpha = None if alpha is None else undistort(alpha, lens)
+            depth = None if depth is None else undistort_depth(depth, lens)
         view = View(
             camera.resized(*size),
             torch.from_numpy(resize(image, size)),
             None if mask is None else _threshold(resize(mask, size), frame),
+            None if alpha is None else torch.from_numpy(resize(alpha, size)),
+            None if depth is None else torch.from_numpy(resized_depth(depth, size)),
         )
     return _Loaded(view, size != (camera.width, camera.height), remarks)
 
