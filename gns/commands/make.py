@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from gns.run_folder import RunFolder
 
 
+PAGE = "model.html"  # shows the model in a browser, without a network
+
+
 @dataclass(frozen=True, kw_only=True)
 class _PhotosOrScene:
     """What `gns make` reads and prints."""
@@ -33,9 +36,6 @@ class _PhotosOrScene:
         metadata=option(
             "folder of photos, a video, or a scene; -s may be left out", group="photos", short="-s", metavar="PHOTOS"
         )
-    )
-    json: bool = field(
-        default=False, metadata=option("print the result as JSON on stdout; all else goes to stderr", group="machine")
     )
 
 
@@ -70,7 +70,9 @@ def parse_make(argv: Sequence[str], *, prog: str = "gns make") -> MakeConfig:
         prog=prog,
         description="Make a model of photos or of a video: find their poses, train, render and score.",
     )
-    machine, of_photos, own = _names(MachineConfig), _names(PhotosConfig), _names(_PhotosOrScene)
+    # --json is for the whole: the steps tell what they do on stderr.
+    machine, of_photos = _names(MachineConfig) - {"json"}, _names(PhotosConfig) - {"json"}
+    own = _names(_PhotosOrScene) | {"json"}
     config = MakeConfig(
         source=given.get("source_path", Path()),
         convert=_words_of(words, lambda name: name in of_photos | {"threads", "quiet"}),
@@ -103,6 +105,8 @@ def run_make(config: MakeConfig) -> int:
     steps.append(("train", training))
     if trained.eval:
         steps += [("render", [*model, "--skip-train"]), ("metrics", model)]
+    page = trained.model_path / PAGE
+    steps.append(("export", [*model, "-o", str(page), "--no-score"]))
     for number, (command, arguments) in enumerate(steps, start=1):
         if not config.quiet:
             warn(f"[{number}/{len(steps)}] gns {command} {shlex.join(arguments)}")
@@ -114,7 +118,8 @@ def run_make(config: MakeConfig) -> int:
     if config.json:
         print(json.dumps(_result(scene, run, path, seconds)), flush=True)
     else:
-        say(f"the model is {path}, after {sum(seconds.values()) / 60:.1f} minutes", config.quiet)
+        minutes = sum(seconds.values()) / 60
+        say(f"the model is {path}, after {minutes:.1f} minutes; to look at it, open {page}", config.quiet)
     return 0
 
 
@@ -127,6 +132,7 @@ def _result(scene: Path, run: RunFolder, model: Path, seconds: Mapping[str, floa
         "scene": str(scene),
         "model_path": str(run.path),
         "model": str(model),
+        "page": str(run.path / PAGE),
         "gaussians": count_rows(model),
         "bytes": model.stat().st_size,
         "seconds": dict(seconds),

@@ -52,7 +52,8 @@ def _rendered(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("gns.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template(template).render(version=__version__, **values)
+    page = environment.get_template(template).render(version=__version__, **values)
+    return page.encode(errors="replace").decode()  # a path may have bytes that are no text
 
 
 def _report(facts: Facts) -> dict[str, Any]:

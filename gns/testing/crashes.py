@@ -29,6 +29,7 @@ from gns.testing.tiny import same_state
 
 # The names that `gns.utils.atomic_files` and `gns.utils.folder_lock` give to what must not stay.
 _LEFTOVERS = (".gns-*.tmp", ".lock")
+_ABOUT_SESSIONS = ("summary.json", "report.html")  # their times, memory and paths are not those of another run
 _END_OF_PNG = b"IEND\xaeB`\x82"
 
 Preparation = Callable[[], None]  # done in the child before its commands
@@ -267,18 +268,24 @@ def _alike(first: Path, second: Path) -> bool:
         return _records(first.parent) == _records(second.parent)
     if first.name in ("config.json", "cfg_args"):  # which name their own folder
         return first.read_text().replace(str(first.parent), "") == second.read_text().replace(str(second.parent), "")
+    if first.name in _ABOUT_SESSIONS:
+        return True
     return first.read_bytes() == second.read_bytes()
 
 
 def _records(folder: Path) -> dict[tuple[int, bool], dict[str, Any]]:
-    """The last record of each iteration and kind; the loss, smoothed over a sitting, and the clock start anew."""
+    """The last losses and scores of each iteration, without what starts anew in each session.
+
+    That are the clocks, the loss, which is smoothed, and counts of births and deaths since the last record.
+    """
     config: Any = None
-    records = RunFolder(folder, config).read_log()
+    per_session = {"seconds", "processor_seconds", "loss", "births", "deaths"}
     return {
         (record["iteration"], "held_out_psnr" in record): {
-            key: value for key, value in record.items() if key not in ("seconds", "loss")
+            key: value for key, value in record.items() if key not in per_session
         }
-        for record in records
+        for record in RunFolder(folder, config).read_log()
+        if "held_out_psnr" in record or "loss" in record
     }
 
 

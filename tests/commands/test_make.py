@@ -58,8 +58,8 @@ def test_it_goes_all_the_way_and_a_second_time_finds_all_done(
         assert model == tmp_path / "model/point_cloud/iteration_40/point_cloud.ply"
         assert (result["gaussians"], result["bytes"]) == (100, model.stat().st_size)
         assert result["scores"]["ours_40"]["PSNR"] > 5
-        assert list(result["seconds"]) == calls.called == ["convert", "train", "render", "metrics"]
-        assert f"[2/4] gns train -s {tmp_path / 'scene'} -m {tmp_path / 'model'} --final-budget 100" in printed.err
+        assert list(result["seconds"]) == calls.called == ["convert", "train", "render", "metrics", "export"]
+        assert f"[2/5] gns train -s {tmp_path / 'scene'} -m {tmp_path / 'model'} --final-budget 100" in printed.err
         times.add(model.stat().st_mtime_ns)
         calls.called.clear()
     assert len(times) == 1  # the model of the first time
@@ -69,7 +69,8 @@ def test_a_scene_needs_no_photos_and_without_held_out_ones_there_are_no_scores(t
     write_colmap(tmp_path / "scene", small_scene(points=150, count=9))
     words = ["-s", str(tmp_path / "scene"), "-m", str(tmp_path / "model"), *TRAINING, "--no_eval", "--quiet"]
     assert cli.run(cli.make, words) == 0
-    assert calls.called == ["train"]
+    assert calls.called == ["train", "export"]
+    assert (tmp_path / "model" / "model.html").stat().st_size > 10_000
 
 
 def test_every_word_reaches_the_command_that_it_is_for() -> None:
