@@ -42,7 +42,7 @@ def read_scene(
     resolution: int = -1,
     hold_out: bool = True,
     white_background: bool = False,
-    follow_links: bool = True,
+    follow_links: bool = False,
 ) -> Scene:
     """The scene in a folder of COLMAP, Blender or Nerfstudio; the arguments are the options of train.py.
 

@@ -107,7 +107,7 @@ class SceneConfig:
     )
     eval: bool = field(default=True, metadata=option("hold out every 8th photo for testing", group="scene"))
     follow_links: bool = field(
-        default=True,
+        default=False,
         metadata=option("read photos and masks that are links out of the scene", group="scene", changeable=True),
     )
 
@@ -532,7 +532,7 @@ class InspectConfig:
         default=-1, metadata=option("as in train.py: sizes are told after it", group="scene", short="-r", at_least=-1)
     )
     follow_links: bool = field(
-        default=True, metadata=option("read photos and masks that are links out of the scene", group="scene")
+        default=False, metadata=option("read photos and masks that are links out of the scene", group="scene")
     )
     plot: Path | None = field(
         default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")

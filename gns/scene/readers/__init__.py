@@ -40,8 +40,10 @@ def read_scene(source: Path, options: SceneOptions, report: Callable[[str], None
     train_frames, test_frames = split_frames(capture, options, source)
     if link := link_out([*train_frames, *test_frames], source, options):
         if not options.follow_links:
-            raise UserError(f"{link}: copy the file, name its folder with -i, or leave --no-follow-links out")
-        report(f"warning: {link}, and is read; where the scene is a stranger's, give --no-follow-links")
+            raise UserError(
+                f"{link}: name its folder with -i, copy the file, or give --follow-links where you trust the scene"
+            )
+        report(f"warning: {link}")
     if options.depths:
         train_frames, note = with_depth_maps(train_frames, source, options.depths)
         capture.notes.append(note)

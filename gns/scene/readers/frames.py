@@ -24,7 +24,7 @@ class SceneOptions:
     resolution: int = -1  # see gns.utils.images.target_size
     eval: bool = True  # hold out test photos
     white_background: bool = False  # else black; alpha channels are composed on it
-    follow_links: bool = True  # also out of the scene's folder
+    follow_links: bool = False  # also out of the scene's folder
     seed: int = 0  # of the initial points of a scene that has none
     depths: str = ""  # the folder of depth maps, inside the scene's or anywhere; none are read where it is empty
 

@@ -37,10 +37,10 @@ def moved_out(path: Path) -> Path:
 def test_a_photo_that_is_a_link_out_of_the_scene_is_told_or_refused(folder: Path) -> None:
     outside = moved_out(folder / "images" / "01.png")
     told = rf"01\.png is a link to {outside}/01\.png, outside the scene"
-    with pytest.raises(UserError, match=rf"{told}.*--no-follow-links"):
-        read(folder, follow_links=False)
+    with pytest.raises(UserError, match=rf"{told}.*--follow-links"):
+        read(folder)
     said: list[str] = []
-    assert len(read_scene(folder, SceneOptions(eval=False), said.append).train) == 3
+    assert len(read_scene(folder, SceneOptions(eval=False, follow_links=True), said.append).train) == 3
     assert re.search(rf"warning: .*{told}", "\n".join(said))
 
 
@@ -49,24 +49,24 @@ def test_a_mask_that_is_a_link_out_of_the_scene_is_refused(folder: Path) -> None
     (folder / "masks" / "00.png").write_bytes((folder / "images" / "00.png").read_bytes())
     moved_out(folder / "masks" / "00.png")
     with pytest.raises(UserError, match=r"masks/00\.png is a link to"):
-        read(folder, follow_links=False)
+        read(folder)
 
 
 def test_a_folder_of_photos_elsewhere_may_be_named(folder: Path, tmp_path: Path) -> None:
     (folder / "images").rename(tmp_path / "photos")
     (folder / "images").symlink_to(tmp_path / "photos", target_is_directory=True)
     with pytest.raises(UserError, match="is a link to"):
-        read(folder, follow_links=False)
-    assert len(read(folder, images=str(tmp_path / "photos"), follow_links=False).train) == 3
+        read(folder)
+    assert len(read(folder, images=str(tmp_path / "photos")).train) == 3
     (folder / "linked").symlink_to(tmp_path / "photos", target_is_directory=True)
-    assert len(read(folder, images="linked", follow_links=False).train) == 3
+    assert len(read(folder, images="linked").train) == 3
 
 
 def test_links_inside_and_to_the_scene_are_nothing_special(folder: Path, tmp_path: Path) -> None:
     (folder / "images" / "01.png").unlink()
     (folder / "images" / "01.png").symlink_to("02.png")
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    assert len(read(tmp_path / "link", follow_links=False).train) == 3
+    assert len(read(tmp_path / "link").train) == 3
 
 
 @pytest.mark.parametrize("name", ["sparse/0/images.bin", "sparse/0/points3D.bin", "sparse/0/cameras.bin"])
