@@ -38,9 +38,11 @@ _IN_KERNELS = _passed_over("the kernels compute it, and are tested against plain
 _VIEWER = _passed_over("--viewer shows the training in a browser of this machine, at --viewer-port", values=1)
 _CHECKED = _passed_over("losses and models are checked throughout, and an error is always a sentence")
 _EXPOSURE = _refused(
-    "has no counterpart: --exposure learns the exposure of each photo, at a rate of its own; leave it out"
+    "is --exposure of train.py here; held-out photos are then scored with colours fitted on their left halves too",
+    values=0,
 )
-_DEPTH = _refused("has no counterpart: depth maps are not used; a loss of your own may, see docs/extending.md")
+_EXPOSURE_RATE = _passed_over("--exposure solves for each photo's colours, without a rate", values=1)
+_DEPTH = _refused("is --depths of train.py here, for one scene at a time", values=0)
 _RATE = _refused("has no counterpart: learning rates belong to the method, see --method and gns/rules; leave it out")
 _GROWTH = _refused(
     "has no counterpart: when and how far a model grows follows from --final-budget and --iterations, with which the "
@@ -79,21 +81,11 @@ TRAIN: Answers = {
     "--densify-from-iter": _GROWTH,
     "--densify-until-iter": _GROWTH,
     "--densify-grad-threshold": _GROWTH,
-    "--random-background": _refused(
-        "has no counterpart: transparent photos are composed on black, or with -w on white; leave it out"
-    ),
-    "--antialiasing": _refused(
-        "has no counterpart: models are drawn by the filter that every viewer of 3DGS models has; leave it out"
-    ),
     "--train-test-exp": _EXPOSURE,
-    "--exposure-lr-init": _EXPOSURE,
-    "--exposure-lr-final": _EXPOSURE,
-    "--exposure-lr-delay-steps": _EXPOSURE,
-    "--exposure-lr-delay-mult": _EXPOSURE,
-    "--depths": _DEPTH,
-    "-d": _DEPTH,
-    "--depth-l1-weight-init": _DEPTH,
-    "--depth-l1-weight-final": _DEPTH,
+    "--exposure-lr-init": _EXPOSURE_RATE,
+    "--exposure-lr-final": _EXPOSURE_RATE,
+    "--exposure-lr-delay-steps": _EXPOSURE_RATE,
+    "--exposure-lr-delay-mult": _EXPOSURE_RATE,
     "--budget": _refused("is --final-budget here: how many Gaussians (300k) or bytes (20MB) the finished model has"),
     "--mode": _refused(
         "is not needed: --final-budget is always the final count; for a multiple of COLMAP's points give the product, "
@@ -124,8 +116,7 @@ RENDER: Answers = {
     "-w": _OF_THE_RUN,
     "--white-background": _OF_THE_RUN,
     "--sh-degree": _OF_THE_RUN,
-    "--antialiasing": TRAIN["--antialiasing"],
-    "--train-test-exp": _EXPOSURE,
+    "--train-test-exp": _passed_over("exposures that were learned are used, and metrics.py --fit-exposure fits others"),
     "--iterations": _refused("is --iteration here: the saved model to draw"),
 }
 
@@ -157,7 +148,7 @@ FULL_EVAL: Answers = {
     "--fast": _refused("is --schedule fast here"),
     "--use-depth": _DEPTH,
     "--use-expcomp": _EXPOSURE,
-    "--aa": TRAIN["--antialiasing"],
+    "--aa": _refused("is --antialiasing of train.py here, for one scene at a time", values=0),
     "--dry-run": _refused("has no counterpart: --iterations 300 goes through all steps in a minute a scene"),
 }
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-import gns.commands.render
+import gns.commands.film
 import gns.commands.test
 from gns import cli
 from gns.arguments import SuiteConfig, TrainConfig, parse_train
@@ -88,13 +88,13 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     drawn: list[str] = []
     real = render
 
-    def stopping(camera: Any, gaussians: Gaussians, background: torch.Tensor) -> Any:
+    def stopping(camera: Any, gaussians: Gaussians, background: torch.Tensor, **maps: bool) -> Any:
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append(camera.name)
-        return real(camera, gaussians, background)
+        return real(camera, gaussians, background, **maps)
 
-    monkeypatch.setattr(gns.commands.render, "render", stopping)
+    monkeypatch.setattr(gns.commands.film, "render", stopping)
     arguments = ["-m", str(model.path), "--quiet"]
     assert cli.run(cli.render, arguments) == 130
     assert len(written(model, "train", 20)) == 3
@@ -102,7 +102,7 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     drawn[:] = ["", ""]  # one more view until the next stop
     assert cli.run(cli.render, arguments) == 130
     assert drawn[2] not in first
-    monkeypatch.setattr(gns.commands.render, "render", real)
+    monkeypatch.setattr(gns.commands.film, "render", real)
     assert cli.run(cli.render, arguments) == 0
     assert len(written(model, "train", 20)) == 7
 

@@ -62,11 +62,11 @@ int main(int, char** argv) {
   kernels.project(frame, raw, true, radii.data());
   sort_by_depth(frame);
   kernels.list_instances(frame);
-  kernels.blend(frame, background, image.data(), alpha.data(), edges.data(), importance.data());
+  kernels.blend(frame, background, {image.data(), alpha.data(), nullptr, nullptr}, edges.data(), importance.data());
   const double loss =
       kernels.photometric_loss(width, height, image.data(), photo.data(), nullptr, gradient.data());
   std::vector<float> abs_mean2d(2 * n), mean2d(2 * n);
-  kernels.blend_backward(frame, image.data(), gradient.data(), nullptr, true);
+  kernels.blend_backward(frame, {image.data(), nullptr, gradient.data(), nullptr, nullptr}, true);
   kernels.project_backward(frame, raw, {gradients[0].data(), gradients[1].data(), gradients[2].data(),
                                         gradients[3].data(), gradients[4].data(), gradients[5].data(),
                                         abs_mean2d.data(), mean2d.data()});
