@@ -7,10 +7,14 @@ compares that with our own picture of the same view. It also plants two well-kno
 x, y, z, w; spherical harmonics interleaved by colour) and shows that the comparison notices. The exit status is 1 where
 the right model scores less than 55 dB or a planted mistake scores more than 45.
 
+Our own exports (`gns.exports`) are read by splat-transform too, which must find the values that we read, and its .glb
+must hold those of ours. The page is opened in Chromium where a script is given, and must show what our renderer draws.
+
 That renderer differs from ours by design: it ends each Gaussian at 3 σ, subtracting exp(−4.5) so that the end is not
 seen, stops a pixel only after its transmittance has fallen below 1e-4, and fades Gaussians wider than the picture. Our
 picture for the comparison, `client_picture`, does the same. With `--screenshot SCRIPT` the model is also opened in
-supersplat-viewer, by a playwright-core script that is called as `node SCRIPT URL OUT.png WAIT_MS WIDTHxHEIGHT`.
+supersplat-viewer and in our page, by a playwright-core script that is called as `node SCRIPT URL OUT.png WAIT_MS
+WIDTHxHEIGHT` and waits until the expression in the variable READY is true.
 """
 
 from __future__ import annotations
@@ -33,12 +37,17 @@ from PIL import Image
 from torch import Tensor
 
 from gns.errors import UserError
+from gns.exports import export, load
+from gns.exports.html import page
+from gns.gaussian_renderer import render
 from gns.gaussian_renderer.reference import Splats, visible_splats
 from gns.scene import Camera, Gaussians
 from gns.scene.ply import load_ply, save_ply
+from gns.viewer.window import splat_arrays
 
 PACKAGES = ("@playcanvas/splat-transform@2.7.1", "@playcanvas/supersplat-viewer@1.36.2", "playwright-core@1.65.1")
 AGREEMENT = 55.0  # dB that the right model must reach
+PAGE_AGREEMENT = 50.0  # dB that the page must reach; it blends in 16 bits
 MISTAKE = 45.0  # dB that a planted mistake must stay below
 
 # The constants of splat-transform's renderer (MIT licence), as its sources name them.
@@ -107,8 +116,10 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             passed = _compare(client, arguments.model, camera, Path(folder), arguments.pictures)
             _convert(client, arguments.model, Path(folder))
+            passed &= check_exports(client, load_ply(arguments.model), Path(folder))
             if arguments.screenshot:
                 _screenshot(client, Path(folder) / "model.html", arguments.screenshot, arguments.pictures)
+                passed &= _check_page(client, arguments.model, camera, arguments.screenshot, Path(folder))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -259,6 +270,62 @@ def _convert(client: Client, model: Path, folder: Path) -> None:
     if rows != len(gaussians):
         raise UserError(f"the client read {rows} Gaussians from {model}, which has {len(gaussians)}.")
     print(f"    values it finds wrong: {wrong_values(client.transform(model, '-m', 'null'))}")
+
+
+def check_exports(client: Client, gaussians: Gaussians, folder: Path) -> bool:
+    """Whether the client finds in each of our files what we find, and writes the .glb that we write; prints both."""
+    print("  our exports, largest difference of a value from what the client reads:")
+    right = True
+    for ending in (".compressed.ply", ".spz", ".sog", ".splat"):
+        ours, theirs = folder / f"export{ending}", folder / f"read{ending}.ply"
+        export(gaussians, ours)
+        client.transform("-q", ours, theirs)
+        right &= _agree(ending, load(ours), load_ply(theirs))
+    export(gaussians, folder / "export.glb")
+    source = folder / "export.ply"
+    save_ply(gaussians, source)
+    client.transform("-q", source, folder / "theirs.glb")
+    return right & _agree(".glb", load(folder / "export.glb"), load(folder / "theirs.glb"))
+
+
+def _agree(name: str, ours: Gaussians, theirs: Gaussians) -> bool:
+    """Whether two models are equal but for rounding, opacities that are all but 0 or 1, and axes taken backwards."""
+    if len(ours) != len(theirs) or ours.sh_rest.shape != theirs.sh_rest.shape:
+        print(f"    {name:<16}{len(theirs)} of {len(ours)} Gaussians, SH degree {theirs.sh_degree} of {ours.sh_degree}")
+        return False
+    # Several rotations mean one ellipsoid: covariances are what counts, against the largest variance of each.
+    first, second = (torch.from_numpy(splat_arrays(model, 1.0, 0.0)["covariances"]) for model in (ours, theirs))
+    differences = {
+        "means": (ours.means - theirs.means).abs().max(),
+        "log_scales": (ours.log_scales - theirs.log_scales).abs().max(),
+        "covariances": ((first - second).abs() / first.abs().amax(dim=(1, 2), keepdim=True)).max(),
+        "opacities": (ours.opacities - theirs.opacities).abs().max(),
+        "sh_dc": (ours.sh_dc - theirs.sh_dc).abs().max(),
+        "sh_rest": (ours.sh_rest - theirs.sh_rest).abs().amax() if ours.sh_rest.numel() else torch.zeros(()),
+    }
+    worst = max(differences, key=lambda group: float(differences[group]))
+    print(f"    {name:<16}{float(differences[worst]):.1e} ({worst})")
+    # .splat: opacities of 0 and 255, which have no logit, we read as 1 and 254; and bytes of rotations a hair differently.
+    return float(differences[worst]) < (0.03 if name == ".splat" else 3e-5)
+
+
+def _check_page(client: Client, model: Path, camera: Camera, script: Path, folder: Path) -> bool:
+    """Whether our page shows in Chromium what our renderer draws of the model in it."""
+    background = (0.1, 0.2, 0.3)
+    path, out = folder / "page.html", folder / "page.png"
+    path.write_text(page(load_ply(model), camera, background=background), encoding="utf-8")
+    copy = shutil.copy(script, client.tools)
+    environment = {**os.environ, "READY": "['drawn', 'failed'].includes(document.documentElement.dataset.state)"}
+    size = f"{camera.width}x{camera.height}"
+    command = ["node", str(copy), f"{path.resolve().as_uri()}#bare", str(out), "1000", size]
+    subprocess.run(command, cwd=client.tools, env=environment, check=True)
+    drawn = np.asarray(Image.open(out).convert("RGB"))
+    with torch.no_grad():
+        image = render(camera, load(path), background).image
+    expected = (image.permute(1, 2, 0).clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+    score = psnr(drawn, expected)
+    print(f"  our page in Chromium against our renderer: {score:.2f} dB")
+    return score >= PAGE_AGREEMENT
 
 
 def _screenshot(client: Client, html: Path, script: Path, pictures: Path | None) -> None:

@@ -88,7 +88,7 @@ def test_stopped_render_goes_on_where_it_was(model: RunFolder, monkeypatch: pyte
     drawn: list[str] = []
     real = render
 
-    def stopping(camera: Any, gaussians: Gaussians, background: torch.Tensor, **maps: bool) -> Any:
+    def stopping(camera: Any, gaussians: Gaussians, background: torch.Tensor, **maps: Any) -> Any:
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append(camera.name)

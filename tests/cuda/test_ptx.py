@@ -53,7 +53,7 @@ def _run_every_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
                 stepping.image.sum().backward()  # type: ignore[no-untyped-call]
                 maps = render(scene.camera, population.gaussians, background, inverse_depth=True, counts=True)
                 assert maps.inverse_depth is not None
-                (maps.image.sum() + maps.inverse_depth.sum()).backward()
+                (maps.image.sum() + maps.inverse_depth.sum()).backward()  # type: ignore[no-untyped-call]
 
 
 def _mirrored(real: ShimLauncher, twin: ShimLauncher, monkeypatch: pytest.MonkeyPatch) -> Mirror:
