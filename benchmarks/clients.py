@@ -305,7 +305,7 @@ def _agree(name: str, ours: Gaussians, theirs: Gaussians) -> bool:
     }
     worst = max(differences, key=lambda group: float(differences[group]))
     print(f"    {name:<16}{float(differences[worst]):.1e} ({worst})")
-    # .splat: opacities of 0 and 255, which have no logit, we read as 1 and 254; and bytes of rotations a hair differently.
+    # .splat: 0 and 255 of opacities, which have no logit, we read as 1 and 254, and rotations a hair differently.
     return float(differences[worst]) < (0.03 if name == ".splat" else 3e-5)
 
 

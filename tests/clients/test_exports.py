@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import clients
 from gns.exports import load
+from gns.scene.ply import save_ply
 from gns.testing.examples import camera_at, gaussians_seen
 
 INSTALLED = clients.Client(Path(tempfile.gettempdir()) / "gns-clients")
@@ -30,7 +31,7 @@ def test_the_client_finds_what_we_wrote(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_values_that_differ_are_noticed(tmp_path: Path) -> None:
     gaussians = gaussians_seen(camera_at(40, 30), 20)
-    clients.save_ply(gaussians, tmp_path / "model.ply")
+    save_ply(gaussians, tmp_path / "model.ply")
     ours = load(tmp_path / "model.ply")
     assert clients._agree(".spz", ours, replace(ours, quats=-2 * ours.quats))
     for wrong in (
