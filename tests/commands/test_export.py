@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import webbrowser
 from pathlib import Path
 
 import pytest
 import torch
 
 import gns
-import gns.commands.view
 from gns import cli
 from gns.arguments import TrainConfig, parse_budget
 from gns.commands.models import GivenModel
@@ -146,7 +146,7 @@ def test_view_serves_the_model_or_writes_a_page(
 ) -> None:
     pytest.importorskip("viser")
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.setattr(Window, "wait", lambda window: opened.append(f"waits at {window.address}"))
     assert cli.run(cli.view, [str(run.path), "--port", "8099"]) == 0
     assert opened == ["http://127.0.0.1:8099", "waits at http://127.0.0.1:8099"]

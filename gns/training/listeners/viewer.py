@@ -20,7 +20,8 @@ from gns.utils.console import say
 from gns.utils.png import to_eight_bit
 from gns.viewer.window import Window
 
-SHARE = 0.03  # of the time of training that the viewer may cost
+SHARE = 0.02  # of the processor time of training that the viewer may cost
+_SENDING = 2  # times what the window's thread spends: viser's own thread, which sends, takes about as much again
 _SHORTEST = 0.5  # seconds between two models that are shown
 _PAUSE = 0.05  # seconds between two looks at the buttons while paused
 _PICTURE = 320  # pixels, the width of photo and render in the panel
@@ -52,7 +53,7 @@ class Viewer(Listener):
         self._window: Window | None = None
         self._views = {view.camera.name: view for view in scene.train}
         self._paused, self._asked = threading.Event(), threading.Event()
-        self._due_at = 0.0
+        self._due_at = (0.0, 0.0)  # on the clock, and in processor time of this thread
         self._shown_at = -1  # iteration
         self._spent = 0.0  # seconds of the window's thread, when a model was last shown
         self._plots = _Plots()
@@ -100,20 +101,23 @@ class Viewer(Listener):
     def _show_if_due(self, event: IterationEnded, window: Window) -> None:
         """Show the model of this moment, where somebody asks for something or the last time is long enough ago."""
         asked = self._asked.is_set()
-        if not asked and (time.monotonic() < self._due_at or self._shown_at == event.iteration):
+        clocks = time.monotonic(), time.thread_time()
+        early = any(now < due for now, due in zip(clocks, self._due_at, strict=True))
+        if not asked and (early or self._shown_at == event.iteration):
             return
         self._asked.clear()
-        begun, spent = time.monotonic(), window.seconds
+        begun, spent = time.thread_time(), window.seconds
         self._iteration.content = f"iteration {event.iteration:,}, {event.count:,} Gaussians"
         if self._shown_at != event.iteration:
             window.show(event.gaussians)
             self._plots.update()
         self._shown_at = event.iteration
         self._show_picture(event)
-        here = time.monotonic() - begun
+        here = time.thread_time() - begun
         # What the window's thread spent since the last time belongs to the model before.
-        cost, self._spent = here + spent - self._spent, spent
-        self._due_at = time.monotonic() + max(_SHORTEST, cost / SHARE)
+        cost, self._spent = here + _SENDING * (spent - self._spent), spent
+        # Processor time: with other programs at work the clock runs on while the training does not.
+        self._due_at = time.monotonic() + _SHORTEST, time.thread_time() + cost / SHARE
 
     def _show_picture(self, event: Event) -> None:
         view = self._views.get(self._chosen.value)
