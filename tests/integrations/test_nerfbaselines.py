@@ -97,8 +97,14 @@ def test_off_centre_cameras_see_what_the_photos_show() -> None:
     given = dataset()
     truth = small_gaussians(200, torch.Generator().manual_seed(0))
     for index in range(4):
-        seen = render(camera_of(given["cameras"][index], "x"), truth, torch.zeros(3)).image.permute(1, 2, 0)
-        assert np.abs(255 * seen.numpy() - given["images"][index]).max() < 1
+        camera = camera_of(given["cameras"][index], "x")
+        errors = [
+            float(np.abs(255 * render(seen, truth, torch.zeros(3)).image.permute(1, 2, 0).numpy() - photo).mean())
+            for seen in (camera, replace(camera, cx=camera.width / 2, cy=camera.height / 2))
+            for photo in [given["images"][index]]
+        ]
+        # The poses are float32: a Gaussian at a threshold may be drawn here and not there.
+        assert errors[0] < 0.3 and errors[1] > 5 * errors[0]
 
 
 def test_blender_is_composed_on_white_and_drawn_on_white() -> None:
