@@ -49,7 +49,7 @@ lint: .venv/tested-with
 check-native: .venv/checked-with
 	$(BIN)/python -m benchmarks.check_native $(CHECK)
 
-check-safety: .venv/checked-with
+check-safety: .venv/fuzzed-with
 	$(BIN)/python -m benchmarks.crash_trials
 	$(BIN)/python -m benchmarks.soak
 	$(BIN)/python -m benchmarks.fuzz_readers
@@ -78,8 +78,14 @@ $(SCENE): $(wildcard gns/demo/*.py) | .venv/installed
 	$(PIP) install ".[test]"
 	@touch .venv/installed $@
 
-.venv/checked-with: .venv/tested-with
-	$(PIP) install ".[check]"
+# One build serves the tests too: continuous integration begins with this target.
+.venv/checked-with: $(NATIVE) | .venv/torch
+	@echo "Building and installing gns and what its tests and sanitizers need"
+	$(PIP) install ".[test,check]"
+	@touch .venv/installed .venv/tested-with $@
+
+.venv/fuzzed-with: .venv/tested-with
+	$(PIP) install ".[fuzz]"
 	@touch $@
 
 .venv/torch:

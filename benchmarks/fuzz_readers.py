@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of every reader of files (needs `pip install ".[check]"`, which brings atheris).
+"""Coverage-guided fuzzing of every reader of files (needs `pip install ".[fuzz]"`, which brings atheris).
 
     python -m benchmarks.fuzz_readers --seconds 3600                 # of processor time, each target in turn
     python -m benchmarks.fuzz_readers "model.ply" --seconds 60
