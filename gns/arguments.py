@@ -50,6 +50,7 @@ SMALLEST_BUDGET = 100
 LARGEST_PORT = 2**16 - 1
 OUTPUTS = ("depth", "alpha", "count")  # pictures that render.py draws besides the colours
 LONGEST_VIDEO = 60 * 60  # seconds
+_THREADS_OF_A_JOB = 8  # of gns test --slurm, where none are asked for
 WIDEST_VIDEO = 8192  # pixels, both ways
 MOST_THREADS = 1024  # kMostThreads in gns/csrc/cpu/threads.h, where it is explained
 
@@ -505,17 +506,54 @@ class SuiteConfig(MachineConfig):
     )
     output: Path = field(default=Path("output"), metadata=option("folder for the runs and tables", group="scenes"))
     small: bool = field(default=False, metadata=option("40 % of each budget", group="training"))
+    scales: tuple[float, ...] = field(
+        default=(1.0,), metadata=option("train every scene with each of these shares of its budget", group="training")
+    )
     schedule: str = field(
         default=SCHEDULES[0], metadata=option("the method's calendar", group="training", choices=SCHEDULES)
     )
     iterations: int = field(
         default=-1, metadata=option("training steps a scene, -1: the schedule's own", group="training", at_least=-1)
     )
-    seed: int = field(default=0, metadata=option("seed of every random choice", group="training", at_least=0))
+    preset: str = field(
+        default=DEFAULT_PRESET, metadata=option("as in train.py", group="training", choices=PRESETS.keys())
+    )
+    seeds: tuple[int, ...] = field(
+        default=(0,), metadata=option("train every scene with each of these seeds", group="training", at_least=0)
+    )
+    jobs: int = field(
+        default=1,
+        metadata=option(
+            "runs side by side: one a GPU, more where they fit; on the processor they share the threads",
+            group="batch",
+            at_least=1,
+        ),
+    )
+    slurm: bool = field(
+        default=False,
+        metadata=option("submit every run to Slurm, --jobs of them at a time; --threads is of each", group="batch"),
+    )
+    slurm_partition: str | None = field(
+        default=None, metadata=option("partition of the jobs (default: the cluster's)", group="batch", metavar="NAME")
+    )
+    slurm_minutes: int = field(default=240, metadata=option("time limit of a job", group="batch", at_least=1))
+    slurm_gpus: int = field(default=1, metadata=option("GPUs of a job: 1, or 0", group="batch", at_least=0))
+    slurm_gb: int = field(default=16, metadata=option("main memory of a job", group="batch", at_least=1))
 
     def __post_init__(self) -> None:
         MachineConfig.__post_init__(self)
-        object.__setattr__(self, "iterations", run_length(self.iterations, DEFAULT_METHOD, self.schedule))
+        object.__setattr__(self, "iterations", run_length(self.iterations, DEFAULT_METHOD, self.schedule, self.preset))
+        for name in ("seeds", "scales"):
+            if not getattr(self, name) or len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise UserError(f"--{name} needs one number or more, each once")
+        if not all(0 < scale < math.inf for scale in self.scales):
+            raise UserError("--scales are shares of each budget: they must be greater than 0")
+        if self.small and self.scales != (1.0,):
+            raise UserError("--small is --scales 0.4: give one of them")
+        if self.slurm and self.threads == 0:
+            object.__setattr__(self, "threads", _THREADS_OF_A_JOB)
+        if self.slurm_gpus > 1:
+            raise UserError(f"--slurm-gpus is {self.slurm_gpus}: a run uses one GPU, or none with 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -587,7 +625,7 @@ def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsCo
 
 def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
     """The configuration that a command line of test.py asks for. Raises UserError."""
-    description = "Train, render and score every scene of budget.txt that is there, and print the tables."
+    description = "Train, render and score scenes × budgets × seeds, and print the tables."
     config: SuiteConfig = build(
         SuiteConfig,
         given_options(

@@ -63,7 +63,7 @@ def metrics(argv: Sequence[str]) -> int:
 
 
 def test(argv: Sequence[str]) -> int:
-    """Train, render and score every scene of budget.txt, and print the tables."""
+    """Train, render and score scenes × budgets × seeds, here or on a cluster."""
     from gns.arguments import parse_suite
 
     config = parse_suite(argv, prog=_program("test"))

@@ -403,7 +403,8 @@ def test_suite_refuses_results_of_other_options(
     suite: SuiteConfig, commands: Commands, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_suite(suite)
-    assert run_suite(SuiteConfig(**{**vars(suite), "seed": 1})) == 1
+    suite.output.joinpath("one-1k").rename(suite.output / "one-1k-seed1")
+    assert run_suite(SuiteConfig(**{**vars(suite), "seeds": (1,)})) == 1
     assert "error: one: --seed is 1, but the run" in capsys.readouterr().err
 
 
