@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+import gns
 from gns.arguments import Config, TrainConfig, parse_train
 from gns.errors import UserError
 from gns.gaussian_renderer import render
@@ -106,7 +107,7 @@ class GnsMethod:
     def get_method_info(cls) -> dict[str, Any]:
         """What nerfbaselines has to know before it reads a dataset: it undistorts photos of other cameras itself."""
         return {
-            "method_id": "gns",
+            "method_id": gns.__name__,
             "required_features": frozenset(("color", "points3D_xyz", "points3D_rgb")),
             "supported_camera_models": frozenset(("pinhole",)),
             "supported_outputs": ("color", {"name": "depth", "type": "depth"}, "accumulation"),
@@ -278,7 +279,7 @@ def _config(overrides: Mapping[str, Any]) -> TrainConfig:
         if name in own or name == "json":
             raise UserError(f"{name} is not decided by the method: nerfbaselines reads and writes all files itself")
         words += _words(name, value)
-    return replace(parse_train(["-s", ".", "-m", ".", "--quiet", *words], prog="gns"), source_path=Path())
+    return replace(parse_train(["-s", ".", "-m", ".", "--quiet", *words], prog=gns.__name__), source_path=Path())
 
 
 def _words(name: str, value: Any) -> Iterable[str]:

@@ -2,13 +2,15 @@
 
 from nerfbaselines import register  # type: ignore[import-not-found, unused-ignore]
 
+import gns
+
 register(
     {
-        "id": "gns",
+        "id": gns.__name__,
         "method_class": "gns.integrations.nerfbaselines:GnsMethod",
         "backends_order": ["python"],
         "metadata": {
-            "name": "gns",
+            "name": gns.__name__,
             "description": "Compact 3D Gaussian Splatting: exactly as many Gaussians as asked for.",
             "licenses": [{"name": "Apache-2.0"}],
         },
