@@ -15,6 +15,7 @@ from gns import cli
 from gns.arguments import SuiteConfig, parse_suite
 from gns.commands.workers import Gpus, Place, _Gpu, done_here, share_of_threads
 from gns.errors import UserError
+from gns.rules import PRESETS
 from gns.testing.scene_files import small_scene, write_colmap
 
 
@@ -84,9 +85,9 @@ def test_sentences(words: list[str], monkeypatch: pytest.MonkeyPatch, given: lis
 
 def test_the_preset_decides_the_length_unless_it_is_given() -> None:
     assert isinstance(parse_suite([]), SuiteConfig)
-    lengths = {parse_suite(["--preset", name]).iterations for name in gns.arguments.PRESETS}
+    lengths = {parse_suite(["--preset", name]).iterations for name in PRESETS}
     assert len(lengths) > 1
-    assert parse_suite(["--preset", next(iter(gns.arguments.PRESETS)), "--iterations", "30"]).iterations == 30
+    assert parse_suite(["--preset", next(iter(PRESETS)), "--iterations", "30"]).iterations == 30
 
 
 def test_runs_go_to_idle_gpus_and_share_one_where_they_fit() -> None:
