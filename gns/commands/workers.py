@@ -160,7 +160,7 @@ def done_on_cluster(
         raise UserError(
             f"--slurm cannot submit ({error}): call it where sbatch can be called, or leave it out"
         ) from None
-    executor.update_parameters(name="gns", cpus_per_task=threads, slurm_array_parallelism=jobs, **options)
+    executor.update_parameters(name="gns-test", cpus_per_task=threads, slurm_array_parallelism=jobs, **options)
     os.environ["PYTHONPATH"] = importable_here()  # which the jobs inherit
     with executor.batch():
         submitted = [executor.submit(work, run, Place(threads)) for run in runs]
