@@ -1,6 +1,6 @@
 # gns on the processor. From the root of the checkout:
 #   docker build -t gns .
-#   docker run --rm -v "$PWD/data:/data" -v "$PWD/output:/work/output" gns train -s /data/my-scene --final-budget 300k
+#   docker run --rm -u "$(id -u)" -v "$PWD:/here" -w /here gns train -s data/my-scene --final-budget 300k
 # A torch with CUDA, or another mirror of it: docker build --build-arg TORCH="torch --index-url URL" .
 
 # The wheel: a compiler is needed here only.
@@ -18,8 +18,8 @@ RUN set -f && pip install --no-cache-dir $TORCH
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir "$(ls /wheels/*.whl)[plot,video]"
 # Output belongs to whom -u names; without it, to this user.
-RUN useradd --create-home gns && mkdir /work && chown gns /work
+RUN useradd --create-home gns
 USER gns
-WORKDIR /work
+WORKDIR /home/gns
 ENTRYPOINT ["gns"]
 CMD ["--help"]

@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d
 from benchmarks.grid.groups import Group
 from benchmarks.grid.results import Result, Results
 from gns.commands.render import read_scene_of
+from gns.demo.comparison import stacked
 from gns.gaussian_renderer import render
 from gns.metrics import psnr
 from gns.run_folder import RunFolder
@@ -54,13 +55,8 @@ def write_crops(results: Results, group: Group, budget: int, entrants: Sequence[
     for row, index in enumerate(chosen):
         photo = from_eight_bit(scene.test[index].image.cpu())
         rows.append(_row(photo, {entrant: images[row] for entrant, images in drawn.items()}))
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row_image in rows:
-        sheet.paste(row_image, (0, top))
-        top += row_image.height
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    stacked(rows).save(path, optimize=True)
     return list(folders)
 
 

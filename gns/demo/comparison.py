@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -31,13 +32,18 @@ def write_comparison(model: Path, picture: Path) -> None:
     scores = _psnr_by_name(model, folder.name)
     rows = [_pair(folder, name, scores.get(name)) for name in chosen]
 
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    stacked(rows).save(picture)
+
+
+def stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width below each other."""
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(picture)
+    return sheet
 
 
 def _latest_renders(model: Path) -> Path:

@@ -186,13 +186,13 @@ class Trainer:
         There is then nothing to sum them with, the `gaussians` to draw are the parameters themselves, and no rule acts
         before the optimiser's turn.
         """
+        if not backend_of(self.device).steps_in_backward or self.team.size > 1:
+            return False
         population = state.population
         periods = self.plan.optimisation.iterations_per_step(it, population.groups)
         leaves = population.gaussians.named_tensors()
         return (
-            backend_of(self.device).steps_in_backward
-            and self.team.size == 1
-            and population.gradients_are_zero
+            population.gradients_are_zero
             and population.groups == GROUPS
             and all(period == 1 for period in periods.values())
             and all(drawn is leaf for (_, drawn), (_, leaf) in zip(gaussians.named_tensors(), leaves, strict=True))
