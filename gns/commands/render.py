@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gns.appearance.expected import expected_exposures
 from gns.arguments import RenderConfig, SceneConfig, TrainConfig
 from gns.commands.film import drawn_with_maps, film, sampled_scale
 from gns.gaussian_renderer.devices import pick_device
@@ -48,7 +49,9 @@ def render_run(config: RenderConfig) -> None:
             if skipped or not views:
                 continue
             with run.rendering(split, iteration):
-                exposures = run.exposures(iteration) if split == "train" else {}
+                exposures = run.exposures(iteration)
+                if split == "test":
+                    exposures = expected_exposures(exposures, [view.camera.name for view in views])
                 draw_split(
                     run,
                     iteration,
@@ -110,7 +113,7 @@ def draw_split(
 ) -> None:
     """Write what `gaussians`, in the scene's frame, look like from `views`, beside their photos and masks.
 
-    A photo whose exposure was learned is imitated with it.
+    A photo is imitated with the exposure that was learned of it, or that is expected of it, where there is one.
     """
     background = torch.tensor(scene.background, device=gaussians.means.device)
     run.begin_renders(split, iteration, views_digest(views, scene.background))

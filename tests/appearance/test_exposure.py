@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import gns
+from gns.appearance.expected import expected_exposures
 from gns.appearance.exposure import Exposure, adjusted
 from gns.arguments import MetricsConfig, RenderConfig
 from gns.commands.metrics import evaluate_models
@@ -223,7 +224,7 @@ def test_exposures_are_kept_out_of_the_model(uneven: Scene) -> None:
 
 
 def test_the_commands_write_and_use_them(tmp_path: Path) -> None:
-    """exposure.json beside the model; training pictures drawn with it, held-out ones without; both scores."""
+    """exposure.json beside the model; training pictures drawn with it, held-out ones as is expected; both scores."""
     write_colmap(tmp_path / "scene", _uneven(small_scene()))
     uneven = gns.read_scene(tmp_path / "scene")
     config = tiny_config(tmp_path, exposure=True)
@@ -245,6 +246,26 @@ def test_the_commands_write_and_use_them(tmp_path: Path) -> None:
     assert scores["PSNR"] == pytest.approx(scored.psnr, abs=1e-4)
     logged = [record for record in run.read_log() if "held_out_psnr_fitted" in record]
     assert [record["held_out_psnr_fitted"] for record in logged] == [scored.fitted]
+
+
+def test_held_out_photos_are_drawn_with_the_exposure_that_is_expected(tmp_path: Path) -> None:
+    """Of photos that were taken brighter and brighter."""
+    write_colmap(tmp_path / "scene", small_scene())
+    scene = gns.read_scene(tmp_path / "scene")
+    config = tiny_config(tmp_path, exposure=True, iterations=2)
+    run = RunFolder.create(config.model_path, config)
+    train(scene, config, run=run)
+    names = [view.camera.name for view in scene.train]
+    learned = {name: (0.4 + 0.1 * place) * IDENTITY for place, name in enumerate(names)}
+    text = json.dumps({name: transform.tolist() for name, transform in learned.items()})
+    run.model_path(2).with_name("exposure.json").write_text(text)
+    render_run(RenderConfig(model_path=config.model_path, quiet=True))
+    view = scene.test[0]
+    plain = gns.render(view.camera, run.load_model(), scene.background).image
+    expected = adjusted(plain, expected_exposures(learned, [view.camera.name])[view.camera.name])
+    shown = from_eight_bit(read_png(run.renders_path("test", 2) / "00000.png"))
+    assert (shown - expected.clamp(0, 1)).abs().max() < 0.003
+    assert (shown - plain.clamp(0, 1)).abs().max() > 0.01
 
 
 def _uneven(scene: SmallScene) -> SmallScene:
