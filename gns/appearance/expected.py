@@ -1,65 +1,99 @@
-"""The exposure that a photo which was not learned from will have, as far as the photos taken before and after it tell.
+"""The exposure that a photo which was not learned from will have, as far as the photos beside it tell.
 
-An automatic exposure follows the light from one photo to the next. Where it does, a rendering with the exposure of the
-average photo is off by what the neighbours of the photo in question could have told: on two real captures their mean
-leaves a sixth to a twentieth of the variance (docs/LOG.md). Where every photo differs from the next at random, they
-tell nothing, and the average is the best that is known.
+An automatic exposure follows the light and what the camera looks at. A rendering with the exposure of the average photo
+is then off by what the photos taken just before and after, and those taken nearby, could have told: on two real
+captures they leave a sixth to a twentieth of the variance (docs/LOG.md). Where every photo differs from the next at
+random, they tell nothing, and the average is the best that is known.
 """
 
 from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gns.scene import Camera
+
+Floats = npt.NDArray[np.float64]
+
 GREY = 0.5  # the colour whose change stands for the whole transform where photos are compared
+FARTHEST = 1e-12  # of the weight of a photo taken from the same place: what one taken anywhere has
 
 
-def expected_exposures(learned: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """The transforms [A | b], [3, 4], to be expected of the photos `names`, from those `learned`, all by photo name.
+def expected_exposures(
+    learned: Mapping[str, Tensor], known: Sequence[Camera], wanted: Sequence[Camera]
+) -> dict[str, Tensor]:
+    """The transforms [A | b], [3, 4], to be expected of the photos of the cameras `wanted`, by photo name.
 
-    Names tell the order in which photos were taken, numbers in them by their value. Expected is the mean of the photo
-    before and the one after, drawn to the mean of all by as much as such a guess fails for the photos that are known:
-    with R² the share of the variance that it explains when each of them is left out in turn, the guess has the weight
-    R², and the mean of all the rest. Empty where nothing was `learned`.
+    `learned` are those of photos of the cameras `known`. There are two guesses: the mean of the photo before and the
+    one after, and the mean of all with weights by how near they were taken. Each counts by the inverse of its mean
+    square error for photos that are known, each of them left out in turn; what both together guess counts by the share
+    R² of the variance that it explains there, and the plain mean for the rest. Empty where nothing was `learned`.
     """
-    if not learned:
+    known = [camera for camera in known if camera.name in learned]
+    if not known or not wanted:
         return {}
-    order = sorted(learned, key=_capture_order)
-    transforms = torch.stack([learned[name].float() for name in order])
-    average = transforms.mean(dim=0)
-    trust = _explained(_change_of_grey(transforms))
-    keys = [_capture_order(name) for name in order]
-    places = {name: bisect.bisect_left(keys, _capture_order(name)) for name in names}
-    return {
-        name: average + trust * (_between(transforms[:place], transforms[place:]) - average)
-        for name, place in places.items()
-    }
+    transforms = np.stack([learned[camera.name].double().cpu().numpy() for camera in known])
+    expected = np.broadcast_to(transforms.mean(axis=0), (len(wanted), 3, 4))
+    spread = _square_error(transforms, transforms.mean(axis=0))
+    if len(known) >= 3 and spread > 0:
+        left_out = [guess(known, known, transforms) for guess in (_in_time, _in_space)]
+        precisions = [1 / max(_square_error(transforms, guessed), 1e-6 * spread) for guessed in left_out]
+        trust = 1 - _square_error(transforms, np.average(left_out, axis=0, weights=precisions)) / spread
+        guesses = [guess(wanted, known, transforms) for guess in (_in_time, _in_space)]
+        expected = expected + max(trust, 0) * (np.average(guesses, axis=0, weights=precisions) - expected)
+    return {camera.name: torch.from_numpy(row).float() for camera, row in zip(wanted, expected.copy(), strict=True)}
 
 
-def _between(before: Tensor, after: Tensor) -> Tensor:
-    """The mean of the last one `before` and the first one `after`, or the one that there is."""
-    return torch.cat([before[-1:], after[:1]]).mean(dim=0)
+def _square_error(transforms: Floats, others: Floats) -> float:
+    """How differently two stacks of transforms [K, 3, 4] change a middle grey: the sum of squares."""
+    differences = transforms - others
+    return float(np.square(GREY * differences[:, :, :3].sum(axis=2) + differences[:, :, 3]).sum())
 
 
-def _explained(values: Tensor) -> float:
-    """R², at least 0, of values [N, C] guessed from their two neighbours, each left out in turn."""
-    if len(values) < 3:
-        return 0.0
-    guesses = torch.stack([_between(values[:index], values[index + 1 :]) for index in range(len(values))])
-    spread = (values - values.mean(dim=0)).square().sum()
-    return float((1 - (values - guesses).square().sum() / spread).clamp(min=0)) if spread > 0 else 0.0
+def _in_time(wanted: Sequence[Camera], known: Sequence[Camera], transforms: Floats) -> Floats:
+    """For each of `wanted`, [W, 3, 4], the mean of the photo before it and the one after, itself aside.
+
+    The names tell in which order photos were taken, numbers in them by their value.
+    """
+    order = sorted((_capture_order(camera), place) for place, camera in enumerate(known))
+    guesses = []
+    for camera in wanted:
+        before = bisect.bisect_left(order, _capture_order(camera), key=itemgetter(0))
+        after = bisect.bisect_right(order, _capture_order(camera), key=itemgetter(0))
+        places = [place for _, place in (*order[:before][-1:], *order[after:][:1])]
+        guesses.append(transforms[places].mean(axis=0))
+    return np.stack(guesses)
 
 
-def _change_of_grey(transforms: Tensor) -> Tensor:
-    """What [N, 3, 4] transforms make of a middle grey, [N, 3]."""
-    return GREY * transforms[:, :, :3].sum(dim=2) + transforms[:, :, 3]
+def _in_space(wanted: Sequence[Camera], known: Sequence[Camera], transforms: Floats) -> Floats:
+    """For each of `wanted`, [W, 3, 4], the mean of all but itself with weights that fall with the distance.
+
+    They are a Gaussian function, whose standard deviation is the distance from a photo to the nearest other one, in the
+    median over those that are known.
+    """
+    centers = np.stack([camera.center for camera in known])
+    names = np.array([camera.name for camera in known])
+
+    def away(camera: Camera, itself: float) -> Floats:
+        distances: Floats = np.linalg.norm(centers - camera.center, axis=1)
+        return np.where(names == camera.name, itself, distances)
+
+    scale = max(float(np.median([away(camera, np.inf).min() for camera in known])), np.finfo(np.float64).tiny)
+    guesses = []
+    for camera in wanted:
+        weights = (FARTHEST + np.exp(-0.5 * np.square(away(camera, 0) / scale))) * (names != camera.name)
+        guesses.append(np.average(transforms, axis=0, weights=weights))
+    return np.stack(guesses)
 
 
-def _capture_order(name: str) -> list[tuple[int, int, str]]:
+def _capture_order(camera: Camera) -> list[tuple[int, int, str]]:
     """A key by which photo2.jpg comes before photo10.jpg."""
-    parts = re.split(r"([0-9]+)", name)
+    parts = re.split(r"([0-9]+)", camera.name)
     return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]

@@ -43,6 +43,7 @@ def render_run(config: RenderConfig) -> None:
         with renderer_threads(config.threads):
             film(config, gaussians, scene)
         return
+    cameras = [[view.camera for view in views] for views in (scene.train, scene.test)]
     splits = (("train", scene.train, config.skip_train), ("test", scene.test, config.skip_test))
     with renderer_threads(config.threads):
         for split, views, skipped in splits:
@@ -51,7 +52,7 @@ def render_run(config: RenderConfig) -> None:
             with run.rendering(split, iteration):
                 exposures = run.exposures(iteration)
                 if split == "test":
-                    exposures = expected_exposures(exposures, [view.camera.name for view in views])
+                    exposures = expected_exposures(exposures, *cameras)
                 draw_split(
                     run,
                     iteration,

@@ -262,7 +262,8 @@ def test_held_out_photos_are_drawn_with_the_exposure_that_is_expected(tmp_path: 
     render_run(RenderConfig(model_path=config.model_path, quiet=True))
     view = scene.test[0]
     plain = gns.render(view.camera, run.load_model(), scene.background).image
-    expected = adjusted(plain, expected_exposures(learned, [view.camera.name])[view.camera.name])
+    known = [known.camera for known in scene.train]
+    expected = adjusted(plain, expected_exposures(learned, known, [view.camera])[view.camera.name])
     shown = from_eight_bit(read_png(run.renders_path("test", 2) / "00000.png"))
     assert (shown - expected.clamp(0, 1)).abs().max() < 0.003
     assert (shown - plain.clamp(0, 1)).abs().max() > 0.01

@@ -38,7 +38,8 @@ class HeldOut(Listener):
             gaussians, scene = event.gaussians, self._scene
             learned = event.records.get(Exposure.name, {})
             transforms = {name: torch.tensor(rows) for name, rows in learned.items()}
-            exposures = expected_exposures(transforms, [view.camera.name for view in scene.test])
+            known, wanted = ([view.camera for view in views] for views in (scene.train, scene.test))
+            exposures = expected_exposures(transforms, known, wanted)
             psnr = held_out_psnr(gaussians, scene, exposures)
             fitted = fitted_psnr(gaussians, scene, exposures) if self._fits_exposure else None
             masked = sum(view.mask is not None for view in scene.test)
