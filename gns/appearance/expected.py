@@ -39,16 +39,32 @@ def expected_exposures(
     known = [camera for camera in known if camera.name in learned]
     if not known or not wanted:
         return {}
-    transforms = np.stack([learned[camera.name].double().cpu().numpy() for camera in known])
-    expected = np.broadcast_to(transforms.mean(axis=0), (len(wanted), 3, 4))
+    transforms = np.stack([_array(learned[camera.name]) for camera in known])
+    average = np.broadcast_to(transforms.mean(axis=0), (len(wanted), 3, 4))
+    trust, precisions = _trust(known, transforms)
+    guesses = [guess(wanted, known, transforms) for guess in _GUESSES]
+    expected = average + trust * (np.average(guesses, axis=0, weights=precisions) - average)
+    return {camera.name: torch.from_numpy(row).float() for camera, row in zip(wanted, expected, strict=True)}
+
+
+def explained_by_others(transforms: Tensor, cameras: Sequence[Camera]) -> float:
+    """R² of what is expected of each of the photos of `cameras` by the `transforms` [K, 3, 4] of the others; 0 … 1."""
+    return _trust(cameras, _array(transforms))[0]
+
+
+def _trust(known: Sequence[Camera], transforms: Floats) -> tuple[float, list[float]]:
+    """R² of the guesses together, and the inverse of the square error of each."""
     spread = _square_error(transforms, transforms.mean(axis=0))
-    if len(known) >= 3 and spread > 0:
-        left_out = [guess(known, known, transforms) for guess in (_in_time, _in_space)]
-        precisions = [1 / max(_square_error(transforms, guessed), 1e-6 * spread) for guessed in left_out]
-        trust = 1 - _square_error(transforms, np.average(left_out, axis=0, weights=precisions)) / spread
-        guesses = [guess(wanted, known, transforms) for guess in (_in_time, _in_space)]
-        expected = expected + max(trust, 0) * (np.average(guesses, axis=0, weights=precisions) - expected)
-    return {camera.name: torch.from_numpy(row).float() for camera, row in zip(wanted, expected.copy(), strict=True)}
+    if len(known) < 3 or spread == 0:
+        return 0.0, [1.0] * len(_GUESSES)
+    guesses = [guess(known, known, transforms) for guess in _GUESSES]
+    precisions = [1 / max(_square_error(transforms, guessed), 1e-6 * spread) for guessed in guesses]
+    error = _square_error(transforms, np.average(guesses, axis=0, weights=precisions))
+    return max(1 - error / spread, 0.0), precisions
+
+
+def _array(transforms: Tensor) -> Floats:
+    return transforms.double().cpu().numpy()
 
 
 def _square_error(transforms: Floats, others: Floats) -> float:
@@ -97,3 +113,6 @@ def _capture_order(camera: Camera) -> list[tuple[int, int, str]]:
     """A key by which photo2.jpg comes before photo10.jpg."""
     parts = re.split(r"([0-9]+)", camera.name)
     return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
+
+
+_GUESSES = (_in_time, _in_space)

@@ -19,12 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gns.appearance.expected import explained_by_others
 from gns.scene import View
 
 STEP = 0.4  # of the way to the solution at each visit: the model changes meanwhile, and so does the solution
 IDENTITY_WEIGHT = 1e-3  # against the mean square of a colour, near 0.2: decides where a photo has few colours
 SAMPLES = 10_000  # pixels of a photo that are compared, at least: a grid over it
 SATURATED = 255  # such a pixel says "at least as bright as this"
+ROUNDS = 5  # through all photos, until it is decided whether to go on
+FOLLOWED = 0.5  # of the variance: what the other photos may explain at most
 
 
 class Exposure:
@@ -33,6 +36,10 @@ class Exposure:
     The transforms are kept such that their mean over all photos is the identity. Nothing else says how bright the
     Gaussians themselves should be: they could grow darker and all transforms brighter. So the model looks right without
     any transform, in a viewer or from a new camera: it has the exposure of the average photo.
+
+    Where exposures change slowly from each photo to the next, a model follows them by itself, and also for a new camera
+    between theirs. So after some `ROUNDS` it is asked how much of their differences the others explain
+    (`explained_by_others`); where that is more than `FOLLOWED`, all transforms are identities from then on.
     """
 
     name = "exposure"
@@ -47,14 +54,22 @@ class Exposure:
         # Of the iteration under way: the normal equations of each photo that was seen, zero for the others.
         self._scatters = torch.zeros(len(views), 4, 4, device=device)
         self._matches = torch.zeros(len(views), 3, 4, device=device)
+        self._explained: float | None = None  # R², once it was asked for
 
     @property
     def transforms(self) -> Tensor:
         """[A | b] of each photo, float32 [photos, 3, 4]; their mean is the identity."""
         return self._transforms
 
+    @property
+    def left_to_the_model(self) -> bool:
+        """Whether exposures turned out to be such that no transform is needed."""
+        return self._explained is not None and self._explained > FOLLOWED
+
     def applied(self, image: Tensor, view: int) -> Tensor:
         """The rendered `image` [3, H, W] as photo number `view` would show it, cut off where the photo is."""
+        if self.left_to_the_model:
+            return image
         self._compare(image.detach(), view)
         saturated = self._views[view].image.permute(2, 0, 1) >= SATURATED
         exposed: Tensor = _Exposed.apply(image, self._transforms[view], saturated)  # type: ignore[no-untyped-call]
@@ -80,6 +95,8 @@ class Exposure:
 
     def step(self, it: int) -> None:
         """Bring photos that were seen nearer to their solution; then make the mean of all the identity again."""
+        if self.left_to_the_model:
+            return
         pull = IDENTITY_WEIGHT * torch.eye(4, device=self._identity.device)
         solutions = torch.linalg.solve(self._scatters + pull, (self._matches + self._identity @ pull).mT).mT
         seen = self._scatters[:, 3:, 3:] > 0  # the share of pixels that could be used, 1 or 0
@@ -87,14 +104,27 @@ class Exposure:
         self._transforms -= self._transforms.mean(dim=0) - self._identity
         for values in self.sums():
             values.zero_()
+        if it == ROUNDS * len(self._views):
+            self._explained = explained_by_others(self._transforms, [view.camera for view in self._views])
+            if self.left_to_the_model:
+                self._transforms = self._identity.repeat(len(self._views), 1, 1)
+
+    def remark(self) -> str | None:
+        """Says so where exposures are left to the model."""
+        if not self.left_to_the_model:
+            return None
+        return (
+            f"{self._explained:.0%} of how exposures differ can be told from the photos taken before, after and nearby: the "
+            "model follows such a change by itself, and goes on without --exposure"
+        )
 
     def record(self) -> dict[str, list[list[float]]]:
         """[A | b] by the photo's name, as 3DGS writes it to exposure.json."""
         return dict(zip(self._names, self._transforms.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """The transforms: between iterations there is nothing else."""
-        return {"transforms": self._transforms}
+        """The transforms, and how much of them others explain: between iterations there is nothing else."""
+        return {"transforms": self._transforms, "explained": self._explained}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where `saved` was taken. Raises KeyError, or ValueError where it is of other photos."""
@@ -102,6 +132,7 @@ class Exposure:
         if transforms.shape != self._transforms.shape:
             raise ValueError(f"it has exposures of {len(transforms)} photos, and there are {len(self._views)}")
         self._transforms = transforms.to(self._transforms)
+        self._explained = saved["explained"]
 
 
 class _Exposed(torch.autograd.Function):

@@ -40,6 +40,9 @@ class ColourGain:
             self.gains -= self._rate * gradient
             gradient.zero_()
 
+    def remark(self) -> None:
+        """Nothing is told."""
+
     def record(self) -> None:
         """Nothing is kept beside the model."""
 

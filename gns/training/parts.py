@@ -25,6 +25,10 @@ class Part(Protocol):
         """Spend the gradients of iteration `it`, and zero them."""
         ...
 
+    def remark(self) -> str | None:
+        """What the user should know, told once; None for nothing (yet)."""
+        ...
+
     def record(self) -> Mapping[str, Any] | None:
         """What to keep beside a saved model, in the file NAME.json; None for nothing."""
         ...

@@ -41,7 +41,7 @@ class Recorder:
         self._run = run
         self._losses = LossReader(state.population.gaussians.means.device, team, self._parameters)
         self._smooth_loss: float | None = None
-        self._remarks: set[str] = set()  # rules that have had their say
+        self._remarks: set[str] = set()  # rules and parts that have had their say
 
     @contextmanager
     def listening(self) -> Iterator[Recorder]:
@@ -140,10 +140,9 @@ class Recorder:
         state, report = self._state, dict[str, float]()
         for rule in state.plan.rules:
             report |= rule.report(state.rules[rule.name])
-            remark = None if rule.name in self._remarks else rule.remark(state.rules[rule.name], state.population)
-            if remark:
-                self._remarks.add(rule.name)
-                self._emit(Remark(iteration=state.iteration, _state=state, text=remark))
+            self._remark(rule.name, rule.remark(state.rules[rule.name], state.population))
+        for part in state.parts.values():
+            self._remark(part.name, part.remark())
         self._emit(
             Progress(
                 iteration=state.iteration,
@@ -154,6 +153,12 @@ class Recorder:
                 readings=readings,
             )
         )
+
+    def _remark(self, name: str, text: str | None) -> None:
+        """Let a rule or a part have its say, once."""
+        if text and name not in self._remarks:
+            self._remarks.add(name)
+            self._emit(Remark(iteration=self._state.iteration, _state=self._state, text=text))
 
     def _emit(self, event: Event) -> None:
         """Let all listeners hear an event, and then what it led to: nobody hears of an effect before its cause."""

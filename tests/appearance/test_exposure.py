@@ -13,7 +13,7 @@ from torch import Tensor
 
 import gns
 from gns.appearance.expected import expected_exposures
-from gns.appearance.exposure import Exposure, adjusted
+from gns.appearance.exposure import ROUNDS, Exposure, adjusted
 from gns.arguments import MetricsConfig, RenderConfig
 from gns.commands.metrics import evaluate_models
 from gns.commands.render import render_run
@@ -135,7 +135,8 @@ def test_saturated_pixels_say_at_least_as_bright(image: Tensor) -> None:
 
 def test_the_gradient_of_the_rendering_is_right(image: Tensor) -> None:
     exposure = Exposure(photos(image))
-    exposure.load_state_dict({"transforms": torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1))})
+    transforms = torch.randn(1, 3, 4, generator=torch.Generator().manual_seed(1))
+    exposure.load_state_dict({"transforms": transforms, "explained": None})
     weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
     rendered = image.clone().requires_grad_()
     (weights * exposure.applied(rendered, 0)).sum().backward()  # type: ignore[no-untyped-call]
@@ -155,6 +156,41 @@ def test_hidden_pixels_have_no_say(image: Tensor) -> None:
             exposure.applied(image, it % 2)
             exposure.step(it + 1)
     torch.testing.assert_close(masked.transforms, plain.transforms, atol=0.01, rtol=0)
+
+
+def visited(wanted: Sequence[Tensor], image: Tensor, rounds: int) -> Exposure:
+    """Exposures of photos like `wanted`, of which renderings like `image` were compared with each so many times."""
+    exposure = Exposure(photos(*wanted))
+    for it in range(rounds * len(wanted)):
+        exposure.applied(image, it % len(wanted))
+        exposure.step(it + 1)
+    return exposure
+
+
+def test_a_steady_change_is_left_to_the_model(image: Tensor) -> None:
+    """But not before it is known to be one."""
+    image = 0.5 * image
+    brighter = [(0.6 + 0.08 * place) * image for place in range(12)]
+    early, later = (visited(brighter, image, rounds) for rounds in (ROUNDS - 1, ROUNDS))
+    assert not early.left_to_the_model and early.remark() is None
+    assert float(early.transforms[0, 0, 0]) < 0.8
+    assert later.left_to_the_model and "without --exposure" in (later.remark() or "")
+    assert all(torch.equal(transform, IDENTITY) for transform in later.transforms)
+    assert later.applied(image, 0) is image
+    later.step(10_000)
+    assert all(torch.equal(transform, IDENTITY) for transform in later.transforms)
+    resumed = Exposure(photos(*brighter))
+    resumed.load_state_dict(later.state_dict())
+    assert resumed.left_to_the_model
+
+
+def test_a_change_from_each_photo_to_the_next_is_not(image: Tensor) -> None:
+    image = 0.5 * image
+    uneven = [(1 + 0.4 * (place % 2) + 0.03 * place) * image for place in range(12)]
+    exposure = visited(uneven, image, ROUNDS + 2)
+    assert not exposure.left_to_the_model and exposure.remark() is None
+    first, second, *_ = exposure.transforms.diagonal(dim1=1, dim2=2).mean(dim=1).tolist()
+    assert second - first == pytest.approx(0.43, abs=0.03)
 
 
 def test_it_resumes_to_the_same_bits(uneven: Scene, tmp_path: Path) -> None:
