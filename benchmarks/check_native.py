@@ -43,6 +43,7 @@ QUICK = [
 ]
 # Two libraries that GCC has as files of these names, and Clang under others.
 PRELOADED = ("libasan.so", "libubsan.so")
+_SHOWN = 6000  # characters
 _REPORT = re.compile(r"ERROR: \w*Sanitizer|WARNING: ThreadSanitizer|runtime error:")
 
 
@@ -119,8 +120,10 @@ def _clean(command: list[str], environment: dict[str, str]) -> bool:
     done = subprocess.run(
         command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
-    print(done.stdout[-6000:])
-    return done.returncode == 0 and not _REPORT.search(done.stdout)
+    report = _REPORT.search(done.stdout)
+    # Of a report the beginning tells most: below it come the frames of Python.
+    print(done.stdout[report.start() :][:_SHOWN] if report else done.stdout[-_SHOWN:], flush=True)
+    return done.returncode == 0 and not report
 
 
 def main() -> int:

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -137,7 +138,9 @@ void throw_from_tasks(int tasks) {
   try {
     parallel_for(tasks, [&](int task) {
       ++ran;
-      if (task % 3 == 1) throw std::runtime_error("planted");
+      if (task % 3 != 1) return;
+      std::this_thread::sleep_for(std::chrono::microseconds(100));  // the others come to theirs meanwhile
+      throw std::runtime_error("planted");
     });
   } catch (const std::runtime_error&) {
     caught = true;
