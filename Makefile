@@ -1,7 +1,7 @@
 # make demo            install into .venv, ray-trace a scene, train it, render and score held-out views, show them
 # make test            install into .venv, run the tests
 # make lint            ruff and mypy --strict over everything
-# make check-native    the native code under sanitizers (Linux)
+# make check-native    the native code under sanitizers (Linux); CHECK=--quick for a part of it, as in .ci/run
 # make check-safety    crash trials, fuzzing and soak: minutes each, see docs/reliability.md
 # make clean           remove what the targets above have made
 #

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,26 @@ def test_what_the_system_denies_is_said_in_a_sentence(scene: Path, reference: Pa
         assert ending.status == 2 and ending.explained, ending.said
     assert run_commands(whole_run(scene, folder)).status == 0
     assert differences(folder, reference) == []
+
+
+def no_sources() -> None:
+    """From here on no module of ours is read from its file."""
+
+    class Refuses(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name.startswith("gns."):
+                raise ImportError(f"{name} is read from its file")
+
+    sys.meta_path.insert(0, Refuses())
+
+
+def test_trials_run_the_code_of_the_reference_though_its_files_are_edited_meanwhile(
+    scene: Path, reference: Path, tmp_path: Path
+) -> None:
+    """A trial once reported other scores than its reference: its sources were being edited, and children read them."""
+    ending = run_commands(whole_run(scene, tmp_path / "model"), prepare=[no_sources])
+    assert ending.status == 0, ending.said
+    assert differences(tmp_path / "model", reference) == []
 
 
 def test_what_is_lost_would_be_seen(reference: Path, tmp_path: Path) -> None:

@@ -48,11 +48,21 @@ template <class A> auto pointer(const std::optional<A>& array) -> decltype(array
 void require(bool condition, const char* message) {
   if (!condition) throw nb::value_error(message);
 }
-// Kernels count pixels, tiles and rows in int, with room for their margins.
+// Kernels count pixels, tiles and rows in int, with room for their margins; and compute with columns and rows in float,
+// where the last of more than 2^24 could be rounded to one outside the image.
 void require_size(int64_t height, int64_t width) {
-  constexpr int64_t kMostPixels = int64_t(1) << 30;
+  constexpr int64_t kMostPixels = int64_t(1) << 30, kMostAcross = int64_t(1) << 24;
   require(height > 0 && width > 0, "an image has at least one pixel each way");
+  require(height <= kMostAcross && width <= kMostAcross, "an image has at most 2^24 pixels each way");
   require(width <= kMostPixels / height, "an image has at most 2^30 pixels");
+}
+// numpy and torch can view bytes as numbers that begin anywhere, which is undefined to read.
+template <class A> bool is_aligned(const A& array) {
+  return reinterpret_cast<uintptr_t>(array.data()) % alignof(typename A::Scalar) == 0;
+}
+template <class A> bool is_aligned(const std::optional<A>& array) { return !array || is_aligned(*array); }
+template <class... A> void require_aligned(const A&... arrays) {
+  require((is_aligned(arrays) && ...), "an array begins between two numbers: give a copy of it");
 }
 template <class A> void require_image(const A& array, size_t height, size_t width, const char* message) {
   require(array.shape(0) == 3 && array.shape(1) == height && array.shape(2) == width, message);
@@ -109,6 +119,7 @@ template <class One, class Two, class Three> struct Groups {
 
   void check() const {
     const size_t n = count();
+    require_aligned(means, log_scales, quats, opacity_logits, sh_dc, sh_rest);
     require(n < size_t(INT32_MAX) / 2, "too many Gaussians");
     require(means.shape(0) == 3 && means.shape(1) == n, "means must be planes [3, N]");
     require(log_scales.shape(0) == 3 && log_scales.shape(1) == n, "log_scales must be planes [3, N]");
@@ -135,6 +146,7 @@ template <class T> struct RenderInputs {
         edges(std::move(edge_map)) {
     set_camera(intrinsics, size, world_to_camera);
     camera.antialiased = antialiased;
+    require_aligned(edges);
     require(degree >= 0 && degree <= 3 && arrays.sh_rest.shape(0) + 1 >= size_t((degree + 1) * (degree + 1)),
             "sh_degree must be 0 to 3 and sh_rest hold its coefficients");
     require_map(edges, camera.height, camera.width, "edges must be [height, width]");
@@ -206,6 +218,7 @@ template <class T> class Rendering {
 
   void backward(In<T, 3> image, const RenderGradients<T>& gradients, MaybeIn<T, 2> inverse_depth) {
     const size_t n = inputs_.arrays.count(), height = inputs_.camera.height, width = inputs_.camera.width;
+    require_aligned(image, inverse_depth);
     require(has_image_, "this rendering drew no image, only importance: there is nothing to go back from");
     require_image(image, height, width, "image must be [3, height, width]");
     require_image(gradients.image, height, width, "the image's gradient must be [3, height, width]");
@@ -223,7 +236,7 @@ template <class T> class Rendering {
 
     nb::gil_scoped_release release;
     std::lock_guard lock(backward_mutex_);  // another Python thread may be inside, with the same frame
-    const Kernels<T>& k = kernels<T>();
+    const Kernels<T>& k = kernels_;
     stage("blend_backward", [&] {
       k.blend_backward(*frame_,
                        {image.data(), pointer(inverse_depth), gradients.image.data(), pointer(gradients.alpha),
@@ -241,7 +254,7 @@ template <class T> class Rendering {
   size_t bytes() const { return frame_->bytes(); }
 
   // (pixel, Gaussian) pairs that contribute; slow.
-  size_t pairs() const { return kernels<T>().count_pairs(*frame_); }
+  size_t pairs() const { return kernels_.count_pairs(*frame_); }
 
   // Registers of pixels that the blending loops may visit; `lanes()` pixels in each.
   size_t blocks() const {
@@ -271,7 +284,7 @@ template <class T> class Rendering {
     const Parameters<T> in = inputs_.parameters();
 
     nb::gil_scoped_release release;
-    const Kernels<T>& k = kernels<T>();
+    const Kernels<T>& k = kernels_;
     stage("project", [&] { k.project(frame, in, bool(image), pointer(radii)); });
     stage("sort", [&] { sort_by_depth(frame); });
     stage("tiles", [&] { k.list_instances(frame); });
@@ -302,6 +315,7 @@ template <class T> class Rendering {
 
   const RenderInputs<T> inputs_;  // keeps the arrays alive
   const bool has_image_;
+  const Kernels<T>& kernels_ = kernels<T>();  // frames of one instruction set mean nothing to the others
   std::mutex backward_mutex_;
   std::unique_ptr<Frame<T>> frame_;
 };
@@ -331,6 +345,7 @@ template <class T> void bind(nb::module_ m) {
           "__init__",
           [](RenderTargets<T>* self, MaybeOut<T, 3> image, MaybeOut<T, 2> alpha, MaybeOut<T, 1> radii,
              MaybeOut<T, 1> importance, MaybeOut<T, 2> inverse_depth, MaybeOut<int32_t, 2> counts) {
+            require_aligned(image, alpha, radii, importance, inverse_depth, counts);
             new (self) RenderTargets<T>{image, alpha, radii, importance, inverse_depth, counts};
           },
           maybe("image"), maybe("alpha"), maybe("radii"), maybe("importance"), maybe("inverse_depth") = nb::none(),
@@ -340,6 +355,7 @@ template <class T> void bind(nb::module_ m) {
           "__init__",
           [](RenderGradients<T>* self, In<T, 3> image, MaybeIn<T, 2> alpha, const GradientArrays<T>& parameters,
              MaybeOut<T, 2> abs_mean2d, MaybeOut<T, 2> mean2d, MaybeIn<T, 2> inverse_depth) {
+            require_aligned(image, alpha, abs_mean2d, mean2d, inverse_depth);
             new (self) RenderGradients<T>{image, alpha, parameters, abs_mean2d, mean2d, inverse_depth};
           },
           as_is("image"), maybe("alpha"), "parameters"_a, maybe("abs_mean2d"), maybe("mean2d"),
@@ -368,6 +384,7 @@ template <class T> void bind(nb::module_ m) {
       "photometric_loss",
       [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient) {
         const size_t height = image.shape(1), width = image.shape(2);
+        require_aligned(image, gradient);  // bytes always are
         require_size(height, width);
         require_image(image, height, width, "image must be [3, height, width]");
         require(target.shape(0) == height && target.shape(1) == width && target.shape(2) == 3,
@@ -390,6 +407,7 @@ void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std:
     const size_t count = parameter.shape(0);
     require(gradient.shape(0) == count && first.shape(0) == count && second.shape(0) == count,
             "parameter, gradient and moments must have the same size");
+    require_aligned(parameter, gradient, first, second);
     require(steps[i] > 0, "steps count from 1");
     const double t = static_cast<double>(steps[i]);
     work.push_back({parameter.data(), gradient.data(), first.data(), second.data(), count, beta1, beta2,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -54,6 +55,8 @@ template <class T> struct Problem {
 // Everything that a rendering writes, forward and backward, and a step of the optimiser.
 template <class T> struct Outcome {
   std::vector<T> image = std::vector<T>(3 * kImage), alpha = std::vector<T>(kImage), by_image = std::vector<T>(3 * kImage);
+  std::vector<T> inverse_depth = std::vector<T>(kImage), by_inverse_depth = std::vector<T>(kImage, T(0.5));
+  std::vector<int32_t> counts = std::vector<int32_t>(kImage);
   std::vector<T> radii = std::vector<T>(kGaussians), importance = std::vector<T>(kGaussians);
   std::vector<T> absolute = std::vector<T>(2 * kGaussians), is_signed = std::vector<T>(2 * kGaussians);
   std::vector<T> gradients[6];
@@ -62,7 +65,8 @@ template <class T> struct Outcome {
   bool operator==(const Outcome& other) const {
     for (int k = 0; k < 6; ++k)
       if (gradients[k] != other.gradients[k]) return false;
-    return image == other.image && alpha == other.alpha && radii == other.radii && importance == other.importance &&
+    return image == other.image && alpha == other.alpha && inverse_depth == other.inverse_depth &&
+           counts == other.counts && radii == other.radii && importance == other.importance &&
            absolute == other.absolute && is_signed == other.is_signed && loss == other.loss;
   }
 };
@@ -72,7 +76,7 @@ template <> const Kernels<float>& kernels_of(const InstructionSet& set) { return
 template <> const Kernels<double>& kernels_of(const InstructionSet& set) { return set.twofold; }
 
 template <class T> void set_camera(Frame<T>& frame) {
-  PinholeCamera<T>& c = frame.camera;
+  PinholeCamera<T>& c = frame.camera = {};
   c.width = kWidth, c.height = kHeight;
   c.fx = c.fy = T(kWidth), c.cx = T(kWidth / 2.0), c.cy = T(kHeight / 2.0);
   for (int i = 0; i < 9; ++i) c.rotation[i] = T(i % 4 == 0);
@@ -82,7 +86,8 @@ template <class T> void set_camera(Frame<T>& frame) {
   frame.tiles_y = (kHeight + kTile - 1) / kTile;
 }
 
-template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame) {
+// With `maps` the pictures of inverse depth and counts as well, for which other loops are run.
+template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame, bool maps) {
   const Kernels<T>& k = kernels_of<T>(instruction_set());
   Outcome<T> out;
   for (int i = 0; i < 6; ++i) out.gradients[i].assign(problem.planes[i].size(), T(0));
@@ -93,9 +98,12 @@ template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame)
   k.project(frame, raw, true, out.radii.data());
   sort_by_depth(frame);
   k.list_instances(frame);
-  k.blend(frame, background, out.image.data(), out.alpha.data(), problem.edges.data(), out.importance.data());
+  T* const depth = maps ? out.inverse_depth.data() : nullptr;
+  k.blend(frame, background, {out.image.data(), out.alpha.data(), depth, maps ? out.counts.data() : nullptr},
+          problem.edges.data(), out.importance.data());
   out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data());
-  k.blend_backward(frame, out.image.data(), out.by_image.data(), nullptr, true);
+  k.blend_backward(frame, {out.image.data(), depth, out.by_image.data(), nullptr, maps ? out.by_inverse_depth.data() : nullptr},
+                   true);
   auto& g = out.gradients;
   k.project_backward(frame, raw, {g[0].data(), g[1].data(), g[2].data(), g[3].data(), g[4].data(), g[5].data(),
                                   out.absolute.data(), out.is_signed.data()});
@@ -111,12 +119,14 @@ void step(const Problem<float>& problem, Outcome<float>& outcome) {
 }
 
 // Several callers at once, each with frames of its own: one has the pool, the others work alone.
-template <class T> void render_from_many_threads(const Problem<T>& problem, const Outcome<T>& expected, int callers) {
+template <class T>
+void render_from_many_threads(const Problem<T>& problem, const Outcome<T> (&expected)[2], int callers) {
   std::vector<std::thread> threads;
   for (int i = 0; i < callers; ++i) {
     threads.emplace_back([&] {
       Frame<T> frame;
-      for (int round = 0; round < 2; ++round) require(render(problem, frame) == expected, "every caller has the same bits");
+      for (bool maps : {false, true})
+        require(render(problem, frame, maps) == expected[maps], "every caller has the same bits");
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -128,7 +138,9 @@ void throw_from_tasks(int tasks) {
   try {
     parallel_for(tasks, [&](int task) {
       ++ran;
-      if (task % 3 == 1) throw std::runtime_error("planted");
+      if (task % 3 != 1) return;
+      std::this_thread::sleep_for(std::chrono::microseconds(100));  // the others come to theirs meanwhile
+      throw std::runtime_error("planted");
     });
   } catch (const std::runtime_error&) {
     caught = true;
@@ -189,11 +201,12 @@ template <class T> void all_of(unsigned seed) {
   const Problem<T> problem(seed);
   set_thread_count(1);
   Frame<T> frame;
-  const Outcome<T> expected = render(problem, frame);
-  require(std::isfinite(expected.loss) && expected.loss > 0, "there is something to see");
+  const Outcome<T> expected[2] = {render(problem, frame, false), render(problem, frame, true)};
+  require(std::isfinite(expected[0].loss) && expected[0].loss > 0, "there is something to see");
   for (int threads : {2, 4, 7}) {
     set_thread_count(threads);
-    require(render(problem, frame) == expected, "the number of threads changes no bit");
+    for (bool maps : {false, true})
+      require(render(problem, frame, maps) == expected[maps], "the number of threads changes no bit");
   }
   render_from_many_threads(problem, expected, 3);
 }
@@ -210,7 +223,7 @@ int main(int, char** arguments) {
     }
     const Problem<float> problem(1);
     Frame<float> frame;
-    Outcome<float> outcome = render(problem, frame);
+    Outcome<float> outcome = render(problem, frame, false);
     step(problem, outcome);
     std::printf("%s: %d rounds\n", (*set)->name, rounds);
   }
