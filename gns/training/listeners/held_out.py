@@ -10,6 +10,7 @@ from torch import Tensor
 from gns.gaussian_renderer import render
 from gns.metrics import decibels, fitted_halves
 from gns.scene import Gaussians, Scene
+from gns.scene.on_demand import in_turn
 from gns.training.events import Event, HeldOutScored, IterationEnded, Listener
 from gns.utils.png import from_eight_bit, to_eight_bit
 
@@ -34,7 +35,7 @@ class HeldOut(Listener):
             gaussians, scene = event.gaussians, self._scene
             psnr = held_out_psnr(gaussians, scene)
             fitted = fitted_psnr(gaussians, scene) if self._fits_exposure else None
-            masked = sum(view.mask is not None for view in scene.test)
+            masked = sum(view.has_mask for view in scene.test)
             yield event.then(HeldOutScored, psnr=psnr, views=len(scene.test), masked=masked, fitted=fitted)
 
 
@@ -57,7 +58,7 @@ def fitted_psnr(gaussians: Gaussians, scene: Scene) -> float | None:
 def _compared(gaussians: Gaussians, scene: Scene) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rendering, photo and mask of each held-out view, one at a time: many would not fit beside a model."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    for view in scene.test:
+    for view in in_turn(scene.test):
         image = to_eight_bit(render(view.camera, gaussians, background).image)
         photo = view.image.to(image.device)
         mask = None if view.mask is None else view.mask.to(image.device)
