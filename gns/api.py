@@ -43,11 +43,14 @@ def read_scene(
     hold_out: bool = True,
     white_background: bool = False,
     follow_links: bool = False,
+    image_memory: int | None = None,
 ) -> Scene:
     """The scene in a folder of COLMAP, Blender or Nerfstudio; the arguments are the options of train.py.
 
-    `hold_out` keeps every eighth photo for scores (`--eval`), or those that the scene names. What looks wrong is a
-    Python warning. Raises UserError for what cannot be read.
+    `hold_out` keeps every eighth photo for scores (`--eval`), or those that the scene names. Decoded photos take at
+    most `image_memory` bytes of main memory (default: half of what is free); of a scene that takes more the pixels of
+    a view are decoded whenever they are asked for, and who needs them several times asks for `view.decoded()`. What
+    looks wrong is a Python warning. Raises UserError for what cannot be read.
     """
     options = SceneOptions(
         images=images,
@@ -55,6 +58,7 @@ def read_scene(
         eval=hold_out,
         white_background=white_background,
         follow_links=follow_links,
+        image_memory=image_memory,
     )
     return _read_scene(Path(folder), options, _warn)
 

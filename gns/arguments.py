@@ -78,6 +78,14 @@ def parse_budget(text: str) -> Budget:
     return Budget(text.replace(" ", ""), parse_count(text) if size is None else None, size)
 
 
+def parse_memory(text: str) -> int:
+    """An amount of memory as the user typed it, in bytes. Raises ValueError."""
+    size = parse_size(text)
+    if size is None:
+        raise ValueError(f"{text!r} is no amount of memory: write it like 4GB or 800MB")
+    return size
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
     """What a scene is read with: the options that 3DGS writes to `cfg_args`."""
@@ -120,6 +128,18 @@ class SceneConfig:
 
 _JSON = option(
     "print what came of it to stdout as one JSON object, and everything else to stderr", group="machine", session=True
+)
+
+
+_IMAGE_MEMORY = option(
+    "main memory for decoded photos (4GB); those beyond are decoded again when they are needed, with the same result; "
+    "on a GPU as much of its own keeps photos there (default: half of what is free; on a GPU all that is left)",
+    group="machine",
+    metavar="SIZE",
+    convert=parse_memory,
+    at_least=1,
+    at_most=2**62,
+    session=True,
 )
 
 
@@ -250,6 +270,7 @@ class Config(MachineConfig):
             group="training",
         ),
     )
+    image_memory: int | None = field(default=None, metadata=_IMAGE_MEMORY)
     test_iterations: tuple[int, ...] = field(
         default=TEST_ITERATIONS,
         metadata=option(
@@ -417,6 +438,7 @@ class RenderConfig(MachineConfig):
         default=None,
         metadata=option("folder of the scene, where it has moved since", group="scene", short="-s", metavar="SCENE"),
     )
+    image_memory: int | None = field(default=None, metadata=_IMAGE_MEMORY)
     skip_train: bool = field(default=False, metadata=option("leave the training views out", group="scene"))
     skip_test: bool = field(default=False, metadata=option("leave the held-out views out", group="scene"))
     antialiasing: bool = field(
@@ -572,6 +594,7 @@ class InspectConfig:
     follow_links: bool = field(
         default=False, metadata=option("read photos and masks that are links out of the scene", group="scene")
     )
+    image_memory: int | None = field(default=None, metadata=_IMAGE_MEMORY)
     plot: Path | None = field(
         default=None, metadata=option("draw cameras and points into this picture", metavar="FILE.png")
     )

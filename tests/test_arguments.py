@@ -571,3 +571,21 @@ def test_options_of_rules_that_are_left_out_have_their_defaults() -> None:
     config = Config(final_budget=5_000, rules={"natural_selection": SelectionOptions("lowest")})
     assert list(config.rules) == ["edge_growth", "natural_selection"]
     assert config.rules["natural_selection"] == SelectionOptions("lowest", False)
+
+
+def test_memory_for_photos_is_given_in_bytes_and_not_kept(tmp_path: Path) -> None:
+    words = ["-s", "scene", "-m", str(tmp_path), "--final-budget", "1k"]
+    assert parse_train(words).image_memory is None
+    config = parse_train([*words, "--image-memory", "64GB"])
+    assert config.image_memory == 64 * 10**9  # more than other whole numbers may be
+    assert "image_memory" not in config_text(config)
+    assert parse_render(["-m", str(tmp_path), "--image-memory=512MiB"]).image_memory == 2**29
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [("4", "'4' is no amount of memory: write it like 4GB"), ("0MB", "is 0: it must be at least")],
+)
+def test_memory_that_is_none_is_refused(value: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        parse_train(["-s", "scene", "--image-memory", value])

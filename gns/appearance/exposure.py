@@ -48,7 +48,7 @@ class Exposure:
         """Identities for the photos of the training `views`, which may change their size but not their order."""
         self._views = views
         self._names = [view.camera.name for view in views]
-        device = views[0].image.device
+        device = views[0].device
         self._identity = torch.eye(3, 4, device=device)
         self._transforms = self._identity.repeat(len(views), 1, 1)
         # Of the iteration under way: the normal equations of each photo that was seen, zero for the others.
@@ -77,7 +77,7 @@ class Exposure:
 
     def _compare(self, image: Tensor, view: int) -> None:
         """Add the normal equations of the least-squares transform from `image` [3, H, W] to the photo."""
-        shown = self._views[view]
+        shown = self._views[view].decoded()
         step = max(1, math.isqrt(image[0].numel() // SAMPLES))
         rows = slice(step // 2, None, step)
         image, photo = image[:, rows, rows].flatten(1), shown.image[rows, rows].flatten(0, 1).T

@@ -25,7 +25,12 @@ def inspect_scene(config: InspectConfig, told: list[Row]) -> None:
     if config.plot is not None:
         check_plot(config.plot)
     source = config.source_path
-    options = SceneOptions(images=config.images, resolution=config.resolution, follow_links=config.follow_links)
+    options = SceneOptions(
+        images=config.images,
+        resolution=config.resolution,
+        follow_links=config.follow_links,
+        image_memory=config.image_memory,
+    )
     reader = find_reader(source)
     capture = reader.read(source, options)
     train, test = split_frames(capture, options, source)

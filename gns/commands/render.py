@@ -20,6 +20,7 @@ from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
 from gns.scene.digest import views_digest
+from gns.scene.on_demand import in_turn
 from gns.scene.readers import SceneOptions, read_scene
 from gns.utils.console import is_terminal, say
 from gns.utils.png import write_png
@@ -35,7 +36,7 @@ def render_run(config: RenderConfig) -> None:
     run = RunFolder.open(config.model_path)
     iteration = run.resolve_iteration(None if config.iteration == -1 else config.iteration)
     gaussians = run.load_model(iteration)
-    scene = read_scene_of(run.config, config.source_path, quiet=config.quiet)
+    scene = read_scene_of(run.config, config.source_path, config.image_memory, quiet=config.quiet)
     device = pick_device(config.device)
     gaussians = replace(gaussians, frame=scene.frame, antialiased=gaussians.antialiased or config.antialiasing)
     gaussians = gaussians.to(device)
@@ -92,12 +93,16 @@ def scene_options(config: SceneConfig) -> SceneOptions:
         follow_links=config.follow_links,
         depths=config.depths if isinstance(config, TrainConfig) else "",
         seed=config.seed if isinstance(config, TrainConfig) else 0,
+        image_memory=config.image_memory if isinstance(config, TrainConfig) else None,
     )
 
 
-def read_scene_of(config: SceneConfig, source_path: Path | None = None, *, quiet: bool = False) -> Scene:
+def read_scene_of(
+    config: SceneConfig, source_path: Path | None = None, image_memory: int | None = None, *, quiet: bool = False
+) -> Scene:
     """The scene that a run was trained on, from `source_path` where it has moved. Raises UserError like its reader."""
-    return read_scene(source_path or config.source_path, scene_options(config), lambda text: say(text, quiet))
+    options = replace(scene_options(config), image_memory=image_memory)
+    return read_scene(source_path or config.source_path, options, lambda text: say(text, quiet))
 
 
 def draw_split(
@@ -124,7 +129,13 @@ def draw_split(
     # By the training views in every split, so that all pictures of a model have the same colours.
     scale = sampled_scale([view.camera for view in scene.train], gaussians, background) if kinds else None
     for index, view in enumerate(
-        tqdm(views, desc=f"rendering {split}", unit="view", disable=quiet or not is_terminal(sys.stderr))
+        tqdm(
+            in_turn(views),
+            total=len(views),
+            desc=f"rendering {split}",
+            unit="view",
+            disable=quiet or not is_terminal(sys.stderr),
+        )
     ):
         name = f"{index:05d}.png"
         _write_mask(masks / name, view)

@@ -102,7 +102,7 @@ def load_compressed_ply(path: Path) -> Gaussians:
     ranges = np.repeat(ranges, CHUNK, axis=0)[:count]
     position, rotation, scale, color = words.T
     channels = np.stack([color >> 24, color >> 16 & 255, color >> 8 & 255], axis=1) / 255
-    harmonics = (bytes_.astype(np.float32) + 0.5) / 256
+    harmonics = (bytes_.astype(np.float32) + np.float32(0.5)) / np.float32(256)
     harmonics[bytes_ == 0], harmonics[bytes_ == 255] = 0, 1  # as PlayCanvas reads the ends
     return Columns(
         means=_unpacked(position, ranges[:, 0:6]),
@@ -110,7 +110,7 @@ def load_compressed_ply(path: Path) -> Gaussians:
         quats=_unpacked_rotations(rotation),
         opacities=((color & 255) / 255).astype(np.float32),
         sh_dc=(_between(channels, ranges[:, 12:15], ranges[:, 15:18]) - 0.5) / np.float32(SH_C0),
-        sh_rest=((harmonics - 0.5) * _SH_RANGE).reshape(count, 3, rest // 3).transpose(0, 2, 1),
+        sh_rest=((harmonics - np.float32(0.5)) * np.float32(_SH_RANGE)).reshape(count, 3, rest // 3).transpose(0, 2, 1),
     ).gaussians()
 
 

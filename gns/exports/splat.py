@@ -43,12 +43,12 @@ def load_splat(path: Path) -> Gaussians:
     if len(content) % ROW.itemsize:
         raise UserError(f"{path} is cut short or no .splat file: its rows have {ROW.itemsize} bytes")
     rows = np.frombuffer(content, ROW)
-    rgba = rows["rgba"].astype(np.float32) / 255
+    rgba = rows["rgba"].astype(np.float32) / np.float32(255)
     return Columns(
         means=rows["position"],
         log_scales=np.log(np.maximum(rows["scale"], 1e-30)),
         quats=(rows["rotation"].astype(np.float32) - np.float32(128)) / np.float32(128),
         opacities=rgba[:, 3].clip(1 / 255, 254 / 255),
-        sh_dc=(rgba[:, :3] - 0.5) / np.float32(SH_C0),
+        sh_dc=(rgba[:, :3] - np.float32(0.5)) / np.float32(SH_C0),
         sh_rest=np.zeros((len(rows), 0, 3), np.float32),
     ).gaussians()

@@ -26,6 +26,7 @@ from gns.gaussian_renderer.devices import pick_device
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.run_folder import RunFolder
 from gns.scene import Camera, Gaussians, PointCloud, Scene
+from gns.scene.on_demand import memory_of
 from gns.training.events import CallbackListener, Event, Progress
 from gns.training.loop import Trainer, expected_size, with_budget
 from gns.training.memory import refuse_too_large, room_for_photos, views_on
@@ -90,9 +91,9 @@ class GnsMethod:
         white = scene.background == (1.0, 1.0, 1.0)
         self._config = replace(with_budget(self._config, scene), white_background=white)
         needed, largest = expected_size(self._config, scene, self._device)
-        refuse_too_large(self._device, needed, largest)
+        refuse_too_large(self._device, needed, largest, memory_of([*scene.train, *scene.test]))
         with renderer_threads(self._config.threads):
-            room = room_for_photos(self._device, needed)
+            room = room_for_photos(self._device, needed, self._config.image_memory)
             views = ScaledViews(scene.local().train, lambda views: views_on(views, self._device, room))
             self._trainer = Trainer(self._config, scene, device=self._device, views=views)
             saved = None if self._checkpoint is None else self._run.load_checkpoint()

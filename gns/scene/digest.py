@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from gns.scene.on_demand import in_turn
 from gns.scene.scene import Scene
 from gns.scene.view import View
 
@@ -19,10 +20,10 @@ def scene_digest(scene: Scene) -> str:
     return views_digest(scene.train, [scene.extent, *scene.background])
 
 
-def views_digest(views: Iterable[View], numbers: Sequence[float] = ()) -> str:
+def views_digest(views: Sequence[View], numbers: Sequence[float] = ()) -> str:
     """SHA-256 of `numbers` and of the views in their order: cameras, pixels and masks."""
     digest = hashlib.sha256(np.array(numbers, "<f8").tobytes())
-    for view in views:
+    for view in in_turn(views):
         camera = view.camera
         digest.update(f"{camera.name}\0{camera.width}\0{camera.height}\0{view.mask is not None}\0".encode())
         digest.update(np.array([camera.fx, camera.fy, camera.cx, camera.cy], "<f8").tobytes())

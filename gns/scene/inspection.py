@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gns.errors import UserError
 from gns.scene.camera import Camera
+from gns.scene.on_demand import in_turn
 from gns.scene.points import PointCloud
 from gns.scene.readers.frames import Capture, Frame
 from gns.scene.scene import Scene
@@ -107,8 +108,8 @@ def describe_scene(scene: Scene, *, own_points: bool) -> list[Row]:
     if own_points:
         rows.append(("seen", describe_sight(sampled_sight(scene))))
     rows.append(("extent", f"{scene.extent:.4g} units of the scene"))
-    if masks := [view.mask for view in views if view.mask is not None]:
-        hidden = [100 * (1 - float(mask.float().mean())) for mask in masks]
+    if masked := [view for view in views if view.has_mask]:
+        hidden = [100 * (1 - _share_that_counts(view)) for view in in_turn(masked)]
         rows.append(("hidden", f"{_range(hidden)} % of a photo by its mask, on average {np.mean(hidden):.0f} %"))
     return rows
 
@@ -224,18 +225,27 @@ def _doubts_about_photos(train: Sequence[View], views: Sequence[View]) -> list[s
     found = []
     if len(train) < _FEW_PHOTOS:
         found.append(f"{len(train)} photos are few to learn a scene from: expect floaters, or add photos")
-    if blank := [view for view in views if float(view.image[::_STRIDE, ::_STRIDE].float().std()) < _ONE_COLOUR]:
+    # Each photo is looked at once: they may not all fit into memory.
+    contrasts, counting = list[float](), list[float]()
+    for view in in_turn(views):
+        contrasts.append(float(view.image[::_STRIDE, ::_STRIDE].float().std()))
+        counting.append(_share_that_counts(view))
+    if blank := [view for view, contrast in zip(views, contrasts, strict=True) if contrast < _ONE_COLOUR]:
         found.append(f"{_named(blank)} shows a single colour: remove it, or restore it if it should show something")
-    hidden = [view for view in views if view.mask is not None and float(view.mask.float().mean()) < 1 - _MOSTLY_HIDDEN]
-    if hidden:
+    masked = [view.has_mask for view in views]
+    if hidden := [view for view, share in zip(views, counting, strict=True) if share < 1 - _MOSTLY_HIDDEN]:
         found.append(
             f"the masks of {_named(hidden)} hide more than {100 * _MOSTLY_HIDDEN:.0f} % of the photo: white must be "
             "what counts; invert them if they are the other way round"
         )
-    masked = [view for view in views if view.mask is not None]
-    if masked and all(bool(view.mask.all()) for view in masked if view.mask is not None):
+    if any(masked) and all(share == 1 for share in counting):
         found.append("the masks hide nothing: pixels that must not be learned from should be black in them")
     return found
+
+
+def _share_that_counts(view: View) -> float:
+    """Of the pixels, by the mask; 1 exactly where it hides nothing, or there is none."""
+    return 1.0 if view.mask is None else int(view.mask.sum()) / view.mask.numel()
 
 
 def _doubts_about_cameras(views: Sequence[View], seen: Sight) -> list[str]:

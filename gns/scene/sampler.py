@@ -28,6 +28,11 @@ class ViewSampler:
         self._position += 1
         return index
 
+    def upcoming(self, count: int) -> list[int]:
+        """Indices of the next `count` views, as far as this epoch has so many; nothing is drawn."""
+        coming: list[int] = self._order[self._position : self._position + count].tolist()
+        return coming
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides the views to come: tensors and integers only."""
         return {

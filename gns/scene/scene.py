@@ -98,8 +98,13 @@ class Scene:
 
 
 def _in_frame(view: View, frame: LocalFrame) -> View:
-    depth = None if view.inverse_depth is None else view.inverse_depth * frame.scale
-    return replace(view, camera=frame.camera(view.camera), inverse_depth=depth)
+    camera = frame.camera(view.camera)
+
+    def moved(view: View) -> View:
+        depth = None if view.inverse_depth is None else view.inverse_depth * frame.scale
+        return replace(view, camera=camera, inverse_depth=depth)
+
+    return view.changed(camera, moved)
 
 
 def _view(camera: Camera, image: Any, mask: Any, background: tuple[float, float, float]) -> View:

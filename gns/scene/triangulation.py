@@ -66,6 +66,7 @@ def triangulated_points(features: Sequence[Features]) -> PointCloud:
 
 def _find_features(view: View) -> Features:
     """The strongest features of one photo."""
+    view = view.decoded()
     image, camera = view.image.numpy(), view.camera
     if camera.width > WIDEST:
         camera = camera.resized(WIDEST, max(1, round(camera.height * WIDEST / camera.width)))

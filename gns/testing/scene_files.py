@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,18 @@ class SmallScene:
     points: PointCloud
 
 
-def small_scene(count: int = 9, width: int = 40, height: int = 30, points: int = 60, seed: int = 0) -> SmallScene:
-    """The same scene for the same arguments."""
+def small_scene(
+    count: int = 9,
+    width: int = 40,
+    height: int = 30,
+    points: int = 60,
+    seed: int = 0,
+    drawn: Iterable[int] | None = None,
+) -> SmallScene:
+    """The same scene for the same arguments; of its `count` photos those that are `drawn`, by default all."""
     generator = np.random.default_rng(seed)
     cloud = PointCloud(generator.uniform(-1, 1, (points, 3)), generator.integers(0, 256, (points, 3), dtype=np.uint8))
-    cameras = [_camera(index, count, width, height) for index in range(count)]
+    cameras = [_camera(index, count, width, height) for index in drawn or range(count)]
     return SmallScene(cameras, [_picture(camera, cloud) for camera in cameras], cloud)
 
 

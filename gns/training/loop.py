@@ -28,6 +28,7 @@ from gns.rules import METHODS, Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
 from gns.scene.gaussians import GROUPS
+from gns.scene.on_demand import AHEAD, memory_of
 from gns.scene.suggestion import suggested_budget
 from gns.team import SINGLE, Team
 from gns.training.events import Callback, CallbackListener, Listener
@@ -135,7 +136,9 @@ class Trainer:
         population, rules, memory = state.population, self.plan.rules, state.rules
         drawn = [state.sampler.next() for _ in range(self.team.size)]
         own = drawn[self.team.rank]
-        view = self.views[own]
+        view = self.views[own].decoded()
+        coming = state.sampler.upcoming(AHEAD * self.team.size)
+        self.views.decode_ahead(coming[self.team.rank :: self.team.size])
         background, photo = self._background, view.image
         if self.config.random_background:
             background = self._random_background(state)
@@ -275,9 +278,9 @@ def train(
     device = device or pick_device(config.device)
     config = with_budget(config, scene)
     needed, largest = expected_size(config, scene, device)
-    refuse_too_large(device, needed, largest)
+    refuse_too_large(device, needed, largest, memory_of([*scene.train, *scene.test]))
     with renderer_threads(config.threads), shortage_explained(device, needed, largest):
-        room = room_for_photos(device, needed)
+        room = room_for_photos(device, needed, config.image_memory)
         views = ScaledViews(scene.local().train, lambda views: views_on(views, device, room))
         trainer = Trainer(config, scene, team, device, views, losses, [*_own_parts(config, views), *parts])
         state = trainer.begin(resume_from)

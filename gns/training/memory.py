@@ -13,6 +13,7 @@ from torch import Tensor
 from gns.errors import UserError, is_lack_of_memory
 from gns.gaussian_renderer.backends import backend_of
 from gns.scene import View
+from gns.scene.on_demand import in_turn
 from gns.utils.main_memory import main_memory
 
 INSTANCES_A_GAUSSIAN = 3  # tile instances in a dense model; 2 to 4 on photos of 1.6 megapixels
@@ -39,16 +40,7 @@ def training_bytes(gaussians: int, sh_degree: int, pixels: int, device: torch.de
 
 def photo_bytes(views: Sequence[View]) -> int:
     """Memory of all photos with what belongs to their pixels, and with the edge maps that the survey will add."""
-    return sum(
-        view.image.numel()
-        + view.image[..., 0].numel()
-        + sum(0 if more is None else more.nbytes for more in _beside(view))
-        for view in views
-    )
-
-
-def _beside(view: View) -> tuple[Tensor | None, ...]:
-    return view.mask, view.alpha, view.inverse_depth
+    return sum(view.nbytes for view in views)
 
 
 def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence[View]:
@@ -56,28 +48,29 @@ def views_on(views: Sequence[View], device: torch.device, room: int) -> Sequence
 
     Those whose pixels are there already are returned as they are.
     """
-    if all(view.image.device == device for view in views):
+    if all(view.device == device for view in views):
         return views
     if photo_bytes(views) > room:
         return Uploads(views, device)
-    return [
-        replace(
-            view,
-            image=view.image.contiguous().to(device),
-            mask=None if view.mask is None else view.mask.contiguous().to(device),
-            alpha=None if view.alpha is None else view.alpha.contiguous().to(device),
-            inverse_depth=None if view.inverse_depth is None else view.inverse_depth.contiguous().to(device),
-        )
-        for view in views
-    ]
+    return [_moved(view, device) for view in in_turn(views)]
 
 
-def room_for_photos(device: torch.device, needed: int) -> int:
-    """Bytes of the free memory of `device` that are left when training has what it needs."""
+def _moved(view: View, device: torch.device) -> View:
+    return replace(
+        view,
+        image=view.image.contiguous().to(device),
+        mask=None if view.mask is None else view.mask.contiguous().to(device),
+        alpha=None if view.alpha is None else view.alpha.contiguous().to(device),
+        inverse_depth=None if view.inverse_depth is None else view.inverse_depth.contiguous().to(device),
+    )
+
+
+def room_for_photos(device: torch.device, needed: int, most: int | None = None) -> int:
+    """Bytes of the free memory of `device` that are left when training has what it needs, not more than `most`."""
     if device.type == "cpu":  # where the photos are already
         return 0
     free, _ = torch.cuda.mem_get_info(device)
-    return free - needed
+    return free - needed if most is None else min(free - needed, most)
 
 
 class Uploads(Sequence[View]):
@@ -90,7 +83,7 @@ class Uploads(Sequence[View]):
         self._views = views
         self._device = device
         self._pinned = device.type == "cuda"
-        size = max(view.image.numel() for view in views)
+        size = max(3 * view.camera.width * view.camera.height for view in views)
         self._ring = [torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned) for _ in range(_SLOTS)]
         self._done: list[torch.cuda.Event | None] = [None] * _SLOTS
         self._next = 0
@@ -105,7 +98,7 @@ class Uploads(Sequence[View]):
     def __getitem__(self, index: int | slice) -> View | list[View]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        view = self._views[index]
+        view = self._views[index].decoded()
         mask = None if view.mask is None else self._upload(view.mask.contiguous().view(torch.uint8)).view(torch.bool)
         alpha = None if view.alpha is None else self._upload(view.alpha.contiguous())
         # Rare, and too large for the ring: the host waits for these.
@@ -126,16 +119,20 @@ class Uploads(Sequence[View]):
         return copy
 
 
-def refuse_too_large(device: torch.device, needed: int, gaussians: int) -> None:
+def refuse_too_large(device: torch.device, needed: int, gaussians: int, photos: int = 0) -> None:
     """Raise UserError where a run that grows to `gaussians` takes more, `needed` bytes, than `device` has at all.
 
-    The system would grant the memory, and end the process hours later when it is used.
+    In main memory the `photos` take theirs beside them. The system would grant the memory, and end the process hours
+    later when it is used.
     """
     there = main_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
-    if needed > there:
+    beside = photos if device.type == "cpu" else 0
+    if needed + beside > there:
+        taken = f", its photos {beside / _GIGA:.1f} GB," if beside else ""
+        less = ", or --image-memory less" if beside else ""
         raise UserError(
-            f"growing to {gaussians:,} Gaussians takes about {needed / _GIGA:.1f} GB and {device} has "
-            f"{there / _GIGA:.1f}: lower --final-budget, or give -r a smaller width"
+            f"growing to {gaussians:,} Gaussians takes about {needed / _GIGA:.1f} GB{taken} and {device} has "
+            f"{there / _GIGA:.1f}: lower --final-budget, or give -r a smaller width{less}"
         )
 
 

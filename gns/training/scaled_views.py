@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
 import cv2
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gns.scene import View
+from gns.scene import Camera, View
 
 SMALLEST_SIDE = 64  # pixels; a photo is not reduced below: the window of SSIM alone is 11 wide
 
@@ -28,15 +28,22 @@ class ScaledViews(Sequence[View]):
         self._views = views
         self._place = place
         self._divisor = 0.0
-        self._placed: Sequence[View] = ()
+        self._sized: Sequence[View] = ()  # at the size of the moment
+        self._placed: Sequence[View] = ()  # the same where they are trained on
         self.use(1)
 
     def use(self, divisor: float) -> None:
         """Have every photo at 1/`divisor` of its width and height from now on; 1 is its own size."""
         if divisor == self._divisor:
             return
-        self._divisor, self._placed = divisor, ()
-        self._placed = self._place(self._views if divisor == 1 else [reduced(view, divisor) for view in self._views])
+        self._divisor, self._sized, self._placed = divisor, (), ()
+        self._sized = self._views if divisor == 1 else [reduced(view, divisor) for view in self._views]
+        self._placed = self._place(self._sized)
+
+    def decode_ahead(self, indices: Iterable[int]) -> None:
+        """Hear which views will be asked for soon."""
+        for index in indices:
+            self._sized[index].decode_ahead()
 
     def __len__(self) -> int:
         return len(self._views)
@@ -58,14 +65,20 @@ def reduced(view: View, divisor: float) -> View:
     divisor = max(1, min(divisor, min(camera.width, camera.height) // SMALLEST_SIDE))
     if divisor == 1:
         return view
-    width, height = round(camera.width / divisor), round(camera.height / divisor)
+    small = camera.resized(round(camera.width / divisor), round(camera.height / divisor))
+    return view.changed(small, lambda view: _reduced_to(view, small))
+
+
+def _reduced_to(view: View, camera: Camera) -> View:
+    """The view averaged down to the size of the reduced `camera`."""
+    width, height = camera.width, camera.height
     image = cv2.resize(view.image.cpu().numpy(), (width, height), interpolation=cv2.INTER_AREA)
     mask = None
     if view.mask is not None:
         counts = np.where(view.mask.cpu().numpy(), np.float32(1), np.float32(0))
         mask = torch.from_numpy(cv2.resize(counts, (width, height), interpolation=cv2.INTER_AREA) > 0.999)
     return View(
-        camera.resized(width, height),
+        camera,
         torch.from_numpy(image),
         mask,
         alpha=None if view.alpha is None else _shrunk(view.alpha, width, height),

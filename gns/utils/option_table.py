@@ -36,6 +36,7 @@ class Option:
     choices: Collection[str] = ()
     convert: Callable[[str], Any] | None = None  # text to value, by default according to the field's type
     at_least: int | None = None  # bound of every number in the value
+    at_most: int = LARGEST  # bound of every whole number in it
     session: bool = False  # concerns this call of the program only: not written to JSON
     changeable: bool = False  # may differ when a run is resumed
     needed: bool = True  # False: a field without default that the command itself fills in
@@ -114,8 +115,8 @@ def check(config: Any) -> None:
                 check_choice(field.name, entry, described.choices)
             if described.at_least is not None and entry < described.at_least:
                 raise UserError(f"{flag(field.name)} is {entry}: it must be at least {described.at_least}")
-            if type(entry) is int and entry > LARGEST:
-                raise UserError(f"{flag(field.name)} is {entry:.3g}: it must be at most {LARGEST}")
+            if type(entry) is int and entry > described.at_most:
+                raise UserError(f"{flag(field.name)} is {entry:.3g}: it must be at most {described.at_most}")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

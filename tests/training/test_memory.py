@@ -18,7 +18,15 @@ from gns.testing.tiny import tiny_config, tiny_scene
 from gns.training import loop as training
 from gns.training import memory as gpu_memory
 from gns.training.loop import train
-from gns.training.memory import Uploads, photo_bytes, shortage_explained, training_bytes, views_on
+from gns.training.memory import (
+    Uploads,
+    photo_bytes,
+    refuse_too_large,
+    room_for_photos,
+    shortage_explained,
+    training_bytes,
+    views_on,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -132,5 +140,25 @@ def test_training_that_runs_out_of_memory_ends_with_the_sentence(monkeypatch: py
 
 def test_a_run_that_cannot_fit_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_memory, "main_memory", lambda: 10**5)
-    with pytest.raises(UserError, match=r"growing to [\d,]+ Gaussians takes about [\d.]+ GB and cpu has 0\.0: lower"):
+    with pytest.raises(
+        UserError, match=r"growing to [\d,]+ Gaussians takes about [\d.]+ GB, its photos .* has 0\.0: lower"
+    ):
         train(tiny_scene(), tiny_config(iterations=3))
+
+
+def test_photos_in_main_memory_count_where_training_does_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_memory, "main_memory", lambda: 6 * 10**9)
+    refuse_too_large(CPU, 4 * 10**9, 9, photos=2 * 10**9)
+    sentence = r"9 Gaussians takes about 4\.0 GB, its photos 2\.1 GB, and cpu has 6\.0: .* or --image-memory less$"
+    with pytest.raises(UserError, match=sentence):
+        refuse_too_large(CPU, 4 * 10**9, 9, photos=2_100_000_000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 4 * 10**9))
+    refuse_too_large(torch.device("cuda", 0), 4 * 10**9, 9, photos=2_100_000_000)
+
+
+def test_photos_on_a_gpu_take_what_is_left_or_what_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 10**10))
+    gpu = torch.device("cuda", 0)
+    assert room_for_photos(gpu, 3 * 10**9) == 5 * 10**9
+    assert room_for_photos(gpu, 3 * 10**9, most=10**9) == 10**9
+    assert room_for_photos(gpu, 3 * 10**9, most=10**10) == 5 * 10**9

@@ -62,7 +62,7 @@ def read_depth_map(depth: DepthMap, size: tuple[int, int]) -> npt.NDArray[np.flo
     (height, width), (wide, high) = values.shape, size
     if abs(width * high - height * wide) > max(width, height, wide, high):
         raise UserError(f"the depth map {depth.path} has {width} × {height} pixels but its photo {wide} × {high}")
-    inverse = values.astype(np.float32) / 65536 * np.float32(depth.scale) + np.float32(depth.offset)
+    inverse = values.astype(np.float32) / np.float32(65536) * np.float32(depth.scale) + np.float32(depth.offset)
     return np.maximum(resized_depth(inverse, size), 0)
 
 

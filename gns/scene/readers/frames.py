@@ -26,6 +26,7 @@ class SceneOptions:
     white_background: bool = False  # else black; alpha channels are composed on it
     follow_links: bool = False  # also out of the scene's folder
     seed: int = 0  # of the initial points of a scene that has none
+    image_memory: int | None = None  # bytes for decoded photos; None: half of what is free
     depths: str = ""  # the folder of depth maps, inside the scene's or anywhere; none are read where it is empty
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from gns.errors import UserError
 from gns.scene.camera import Camera
+from gns.scene.on_demand import PhotoStore, ViewOnDemand
 from gns.scene.readers.depth_maps import read_depth_map, resized_depth
 from gns.scene.readers.frames import Frame, SceneOptions
 from gns.scene.view import View
@@ -28,11 +30,13 @@ from gns.utils.images import (
     resize,
     target_size,
 )
-from gns.utils.main_memory import main_memory
+from gns.utils.main_memory import available_memory, main_memory
+from gns.utils.torchrun import place
 from gns.utils.undistortion import Lens, undistort, undistort_depth, undistorted_lens
 
 # Pixels of all photos that are being decoded at a time: 11 bytes each, of colours in several forms.
 _AT_ONCE = Allowance(2 * LARGE)
+LEAST_ROOM = 10**8  # bytes for decoded photos on a machine that has hardly any memory left
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +49,26 @@ class _Loaded:
 def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[[str], None]) -> list[View]:
     """The frames' views in the same order, with one line on what they take in memory, and one on what was mended.
 
+    Every photo is decoded once, and its view checked. Those beyond `options.image_memory` are decoded again when they
+    are needed: if there are any, all views are `ViewOnDemand`.
+
     Threads decode in parallel: the decoders release the interpreter's lock. Raises UserError where a photo or mask
-    cannot be read, or its size disagrees with its camera's.
+    cannot be read, or its size disagrees with its camera's, or where the memory is too small for two photos or larger
+    than the machine's.
     """
-    _refuse_too_many(frames, options)
+    room = photo_room() if options.image_memory is None else options.image_memory
+    _refuse_what_cannot_fit(frames, options, room)
+    store = PhotoStore(room)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        loaded = list(pool.map(partial(_load_view, options=options), frames))
+        loaded = list(pool.map(partial(_load_into, store, options=options), frames))
     views = [each.view for each in loaded]
-    beside = [part for view in views for part in (view.mask, view.alpha, view.inverse_depth) if part is not None]
-    size = sum(view.image.nbytes for view in views) + sum(part.nbytes for part in beside)
+    size = sum(view.nbytes - view.camera.width * view.camera.height for view in views)  # edge maps are yet to come
     notes = [f"{len(views)} images, {max(round(size / 1e6), 1)} MB"]
-    if masks := sum(view.mask is not None for view in views):
+    if store.overflowed:
+        notes.append(f"decoded again when they are needed, {room / 1e6:,.0f} MB at a time (--image-memory)")
+    else:
+        views = [view.decoded() for view in views]
+    if masks := sum(view.has_mask for view in views):
         notes.append(f"{masks} with a mask")
     if models := sorted({frame.lens.model for frame in frames if not frame.lens.is_pinhole}):
         notes.append(f"undistorted from {', '.join(models)}")
@@ -67,26 +80,68 @@ def load_views(frames: Sequence[Frame], options: SceneOptions, report: Callable[
     return views
 
 
-def _refuse_too_many(frames: Sequence[Frame], options: SceneOptions) -> None:
-    """Raise UserError where the photos cannot all be in memory at the size they are used at.
+def photo_room() -> int:
+    """Bytes for decoded photos where nobody has said how many: half of what is free, shared with the run's others."""
+    return max(available_memory() // 2 // place().local_size, LEAST_ROOM)
 
-    By the sizes in the cameras' files, which cost nothing; by those of the photos where that seems too much.
+
+def _refuse_what_cannot_fit(frames: Sequence[Frame], options: SceneOptions, room: int) -> None:
+    """Raise UserError where two of the photos do not fit into `room` bytes, or what fits there not into this machine.
+
+    By the sizes in the cameras' files, which cost nothing; by those of the photos where that looks wrong.
     """
     there = main_memory()
+    needed = list[int]()
     for size_of in (lambda frame: (frame.lens.width, frame.lens.height), lambda frame: image_size(frame.image_path)):
-        needed = sum(_bytes_of(frame, size_of(frame), options) for frame in frames)
-        if needed <= there:
+        needed = [_bytes_of(frame, size_of(frame), options) for frame in frames]
+        if min(sum(needed), room) <= there and min(sum(needed), 2 * max(needed)) <= room:
             return
+    index = max(range(len(frames)), key=needed.__getitem__)
+    if min(sum(needed), 2 * needed[index]) > room:
+        raise UserError(
+            f"{frames[index].image_path} takes {needed[index] / 1e6:,.0f} MB and photos may take {room / 1e6:,.0f}: "
+            f"give --image-memory at least {-(-2 * needed[index] // 10**6)}MB, room for two such, or -r a smaller width"
+        )
     raise UserError(
-        f"{len(frames):,} photos at this size take {needed / 1e9:,.0f} GB and this machine has {there / 1e9:,.0f}: "
-        "give -r a smaller width, or train on fewer photos"
+        f"{len(frames):,} photos at this size take {sum(needed) / 1e9:,.0f} GB, --image-memory allows "
+        f"{room / 1e9:,.0f}, and this machine has {there / 1e9:,.0f}: give --image-memory less, and the photos beyond "
+        "are decoded when they are needed"
     )
 
 
 def _bytes_of(frame: Frame, size: tuple[int, int], options: SceneOptions) -> int:
-    """Bytes of a view whose photo has that (width, height)."""
+    """Bytes of a view whose photo has that (width, height) and no transparency, edge map included."""
     width, height = target_size(*size, options.resolution)
-    return width * height * (3 if frame.mask_path is None else 4)
+    return width * height * (4 + (frame.mask_path is not None) + 4 * (frame.depth is not None))
+
+
+def _load_into(store: PhotoStore, frame: Frame, options: SceneOptions) -> _Loaded:
+    """The frame's view on demand, checked, and offered to the store while it is decoded."""
+    loaded = _load_view(frame, options)
+    decoded, checksum = loaded.view, _checksum(loaded.view)
+
+    def again() -> View:
+        view = _load_view(frame, options).view
+        if _checksum(view) != checksum:
+            raise UserError(
+                f"{frame.image_path}, or its mask or depth map, has changed since the run began: restore it; with "
+                "--resume the run goes on from its last checkpoint"
+            )
+        return view
+
+    pixels = decoded.camera.width * decoded.camera.height
+    view = ViewOnDemand(decoded.camera, again, store, decoded.nbytes // pixels, has_mask=decoded.has_mask)
+    view.offer(decoded)
+    return _Loaded(view, loaded.resized, loaded.remarks)
+
+
+def _checksum(view: View) -> int:
+    """Of all pixels: against accidents, not against forgery."""
+    checksum = 0
+    for pixels in (view.image, view.mask, view.alpha, view.inverse_depth):
+        if pixels is not None:
+            checksum = zlib.crc32(pixels.contiguous().view(torch.uint8).numpy().data, checksum)
+    return checksum
 
 
 def _load_view(frame: Frame, options: SceneOptions) -> _Loaded:

@@ -12,6 +12,7 @@ from gns.appearance.exposure import Exposure, adjusted
 from gns.gaussian_renderer import render
 from gns.metrics import decibels, fitted_halves
 from gns.scene import Gaussians, Scene
+from gns.scene.on_demand import in_turn
 from gns.training.events import Event, HeldOutScored, IterationEnded, Listener
 from gns.utils.png import from_eight_bit, to_eight_bit
 
@@ -42,7 +43,7 @@ class HeldOut(Listener):
             exposures = expected_exposures(transforms, known, wanted)
             psnr = held_out_psnr(gaussians, scene, exposures)
             fitted = fitted_psnr(gaussians, scene, exposures) if self._fits_exposure else None
-            masked = sum(view.mask is not None for view in scene.test)
+            masked = sum(view.has_mask for view in scene.test)
             yield event.then(HeldOutScored, psnr=psnr, views=len(scene.test), masked=masked, fitted=fitted)
 
 
@@ -68,7 +69,7 @@ def _compared(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Rendering, photo and mask of each held-out view, one at a time: many would not fit beside a model."""
     background = torch.tensor(scene.background, device=gaussians.means.device)
-    for view in scene.test:
+    for view in in_turn(scene.test):
         image = render(view.camera, gaussians, background).image
         if (exposure := exposures.get(view.camera.name)) is not None:
             image = adjusted(image, exposure.to(image.device))

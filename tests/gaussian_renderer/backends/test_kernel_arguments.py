@@ -31,7 +31,8 @@ VALUES, MASK = torch.zeros(4), torch.zeros(4, dtype=torch.uint8)
 def test_the_table_decides_what_a_number_becomes() -> None:
     for count in (7, np.int64(7), True):
         for factor in (3, 3.0, np.float32(3), np.float64(3), np.int32(3)):
-            found = converted(KERNEL, (count, factor, VALUES, MASK), CPU)
+            arguments: list[Any] = [count, factor, VALUES, MASK]
+            found = converted(KERNEL, arguments, CPU)
             assert [type(value) for value in found] == [np.int32, np.float32, int, int]
             assert found == [int(count), 3.0, VALUES.data_ptr(), MASK.data_ptr()]
     assert converted(KERNEL, (7, math.inf, VALUES[2:], None), CPU)[1:] == [math.inf, VALUES.data_ptr() + 8, 0]

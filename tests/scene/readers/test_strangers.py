@@ -91,16 +91,29 @@ def test_a_pipe_named_in_transforms_is_no_points(tmp_path: Path) -> None:
         read(folder)
 
 
-def test_photos_that_cannot_fit_are_refused_before_one_is_decoded(
+def refuse_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "read_image", lambda *_: pytest.fail("a photo was decoded"))
+
+
+def test_more_memory_for_photos_than_there_is_is_refused_before_one_is_decoded(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = 3 * 40 * 30 * 3
+    needed = 3 * 40 * 30 * 4
     monkeypatch.setattr(reading, "main_memory", lambda: needed - 1)
-    monkeypatch.setattr(reading, "read_image", lambda *_: pytest.fail("a photo was decoded"))
-    with pytest.raises(UserError, match=r"3 photos at this size take .* GB and this machine has .*: give -r"):
-        read(folder)
+    refuse_to_decode(monkeypatch)
+    sentence = r"3 photos at this size take .* GB, --image-memory allows .* and this machine has .*: give --image"
+    with pytest.raises(UserError, match=sentence):
+        read(folder, image_memory=needed)
+
+
+def test_memory_for_less_than_two_photos_is_refused_before_one_is_decoded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_to_decode(monkeypatch)
+    with pytest.raises(UserError, match=r"0\d\.png takes 0 MB and photos may take 0: give --image-memory at least 1MB"):
+        read(folder, image_memory=2 * 40 * 30 * 4 - 1)
 
 
 def test_photos_that_fit_at_the_size_they_are_used_at_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "main_memory", lambda: 3 * 20 * 15 * 3)
+    monkeypatch.setattr(reading, "main_memory", lambda: 3 * 20 * 15 * 4)
     assert len(read(folder, resolution=2).train) == 3
