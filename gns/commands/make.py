@@ -129,6 +129,7 @@ def _result(scene: Path, run: RunFolder, model: Path, seconds: Mapping[str, floa
     from gns.utils.ply_file import count_rows
 
     result: dict[str, Any] = {
+        "status": 0,
         "scene": str(scene),
         "model_path": str(run.path),
         "model": str(model),
