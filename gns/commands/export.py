@@ -101,9 +101,7 @@ def _write(model: GivenModel, path: Path) -> None:
     if ending_of(path, EXPORTS) != ".html":
         export(model.gaussians, path)
         return
-    camera = model.opening_camera()
-    views = [view for view in model.cameras if camera is None or view.name != camera.name]
-    write_text(path, page(model.gaussians, camera, background=model.background, title=model.title, views=views))
+    write_text(path, page(model.gaussians, background=model.background, title=model.title, views=model.cameras))
 
 
 def _facts(path: Path, gaussians: Gaussians, psnr: float, before: float = math.nan) -> dict[str, Any]:

@@ -43,8 +43,7 @@ def _has_viser(config: ViewConfig) -> bool:
 
 def _open_page(given: GivenModel, config: ViewConfig) -> None:
     path = Path(tempfile.mkdtemp(prefix="gns-view-")) / "model.html"
-    camera = given.opening_camera()
-    write_text(path, page(given.gaussians, camera, background=given.background, title=given.title, views=given.cameras))
+    write_text(path, page(given.gaussians, background=given.background, title=given.title, views=given.cameras))
     _tell(config, f"the model is in {path}: open it in a browser", page=str(path))
     if config.open:
         webbrowser.open(path.as_uri())
