@@ -127,11 +127,8 @@ def export(argv: Sequence[str]) -> int:
     config = parse_export(argv)
     from gns.commands.export import export_model
 
-    return _answered(
-        config.json,
-        lambda: export_model(config),
-        lambda: {"files": [{"path": str(path), "bytes": path.stat().st_size} for path in config.output]},
-    )
+    told: list[dict[str, Any]] = []
+    return _answered(config.json, lambda: export_model(config, told), lambda: {"model": told[0], "files": told[1:]})
 
 
 def view(argv: Sequence[str]) -> int:
@@ -141,7 +138,8 @@ def view(argv: Sequence[str]) -> int:
     config = parse_view(argv)
     from gns.commands.view import view_model
 
-    return _answered(config.json, lambda: view_model(config), lambda: {"model": str(config.model_path)})
+    view_model(config)  # which answers --json itself: when there is something to see, not when it has been closed
+    return 0
 
 
 def _answered(as_json: bool, work: Callable[[], int | None], told: Callable[[], Any]) -> int:

@@ -75,7 +75,7 @@ def run_convert(config: ConvertConfig) -> int:
         if config.resize:
             write_reduced(source.scene, record["registered_photos"], _stage(progress, "resizing"))
     if config.json:
-        print(json.dumps(record), flush=True)
+        print(json.dumps({"status": 0, **record}), flush=True)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,11 +24,13 @@ from gns.utils.atomic_files import write_text
 from gns.utils.console import say, warn
 
 
-def export_model(config: ExportConfig) -> None:
-    """Write all files that `config` names, a line for each.
+def export_model(config: ExportConfig, told: list[dict[str, Any]] | None = None) -> None:
+    """Write all files that `config` names, a line for each; what the lines say is added to `told`, for `--json`.
 
-    Raises UserError where an ending is unknown, the model cannot be read or reduced as asked, or a file not be written.
+    The first line is that of the model itself. Raises UserError where an ending is unknown, the model cannot be read or
+    reduced as asked, or a file not be written.
     """
+    told = [] if told is None else told
     for path in config.output:
         if ending_of(path, EXPORTS) is None:
             raise UserError(f"{path} names no format that models are written in: let it end in {one_of(EXPORTS)}")
@@ -40,13 +43,15 @@ def export_model(config: ExportConfig) -> None:
         model = given.with_gaussians(_reduced(config, given, before))
         scene = _scene(config, given)
         psnr = held_out_psnr(_in_frame(before, scene), scene) if scene else math.nan
-        _tell(config, str(given.path), before, given.path.stat().st_size, psnr, scene)
+        told.append(_facts(given.path, before, psnr))
+        say(_line(told[-1], scene), config.quiet)
         if (offset := model.gaussians.for_float32()[1]) != WORLD.offset:
             warn(f"the files are relative to {offset}: add that to their coordinates to have the scene's")
         for path in config.output:
             _write(model, path)
             kept = scene and ending_of(path, LOADERS) and held_out_psnr(_decoded(path, model.gaussians, scene), scene)
-            _tell(config, str(path), model.gaussians, path.stat().st_size, kept or math.nan, scene, psnr)
+            told.append(_facts(path, model.gaussians, kept or math.nan, psnr))
+            say(_line(told[-1], scene), config.quiet)
 
 
 def _reduced(config: ExportConfig, given: GivenModel, gaussians: Gaussians) -> Gaussians:
@@ -96,23 +101,23 @@ def _write(model: GivenModel, path: Path) -> None:
     if ending_of(path, EXPORTS) != ".html":
         export(model.gaussians, path)
         return
-    camera = model.opening_camera()
-    views = [view for view in model.cameras if camera is None or view.name != camera.name]
-    write_text(path, page(model.gaussians, camera, background=model.background, title=model.title, views=views))
+    write_text(path, page(model.gaussians, background=model.background, title=model.title, views=model.cameras))
 
 
-def _tell(
-    config: ExportConfig,
-    name: str,
-    gaussians: Gaussians,
-    size: int,
-    psnr: float,
-    scene: Scene | None,
-    before: float = math.nan,
-) -> None:
-    """The line of a file: name, size, what is in it and what it scores."""
-    words = [f"{size / 1e6:.2f} MB", f"{len(gaussians):,} Gaussians of SH degree {gaussians.sh_degree}"]
-    if scene and not math.isnan(psnr):
-        lost = "" if math.isnan(before) else f" ({psnr - before:+.2f})"
-        words.append(f"{psnr:.2f} dB{lost} on {len(scene.test)} held-out views")
-    say(f"{name}: " + ", ".join(words), config.quiet)
+def _facts(path: Path, gaussians: Gaussians, psnr: float, before: float = math.nan) -> dict[str, Any]:
+    """What is told of a file: its size, what is in it and, where known, its score and what that lost."""
+    facts: dict[str, Any] = {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "gaussians": len(gaussians),
+        "sh_degree": 0 if ending_of(path, EXPORTS) == ".splat" else gaussians.sh_degree,  # it has no room for more
+    }
+    return facts | {key: value for key, value in (("psnr", psnr), ("change", psnr - before)) if not math.isnan(value)}
+
+
+def _line(facts: dict[str, Any], scene: Scene | None) -> str:
+    words = [f"{facts['bytes'] / 1e6:.2f} MB", f"{facts['gaussians']:,} Gaussians of SH degree {facts['sh_degree']}"]
+    if scene and "psnr" in facts:
+        lost = f" ({facts['change']:+.2f})" if "change" in facts else ""
+        words.append(f"{facts['psnr']:.2f} dB{lost} on {len(scene.test)} held-out views")
+    return f"{facts['path']}: " + ", ".join(words)

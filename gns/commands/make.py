@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from gns.run_folder import RunFolder
 
 
-PAGE = "model.html"  # shows the model in a browser, without a network
-
-
 @dataclass(frozen=True, kw_only=True)
 class _PhotosOrScene:
     """What `gns make` reads and prints."""
@@ -90,6 +87,7 @@ def parse_make(argv: Sequence[str], *, prog: str = "gns make") -> MakeConfig:
 def run_make(config: MakeConfig) -> int:
     """What `gns make` does. Returns the exit status 0. Raises UserError, and KeyboardInterrupt where it was stopped."""
     from gns.commands.convert import find_source, is_ready
+    from gns.report.viewer import PAGE
     from gns.run_folder import RunFolder
 
     scene, seconds = config.source, dict[str, float]()
@@ -126,9 +124,11 @@ def run_make(config: MakeConfig) -> int:
 def _result(scene: Path, run: RunFolder, model: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     """What `--json` prints. `scores` has no key for a model of which nothing was held out."""
     from gns.commands.convert import FINISHED_FILE
+    from gns.report.viewer import PAGE
     from gns.utils.ply_file import count_rows
 
     result: dict[str, Any] = {
+        "status": 0,
         "scene": str(scene),
         "model_path": str(run.path),
         "model": str(model),

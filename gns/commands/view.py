@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import webbrowser
 from pathlib import Path
@@ -13,7 +14,7 @@ from gns.exports.html import page
 from gns.gaussian_renderer.threads import renderer_threads
 from gns.scene.viewpoint import overview_camera
 from gns.utils.atomic_files import write_text
-from gns.utils.console import say
+from gns.utils.console import say, warn
 from gns.viewer.window import Window, viser_or_sentence
 
 
@@ -34,16 +35,16 @@ def _has_viser(config: ViewConfig) -> bool:
     try:
         viser_or_sentence()
     except UserError as error:
-        say(f"{error}; showing a page instead", config.quiet)
+        if not config.quiet:
+            warn(f"{error}; showing a page instead")
         return False
     return True
 
 
 def _open_page(given: GivenModel, config: ViewConfig) -> None:
     path = Path(tempfile.mkdtemp(prefix="gns-view-")) / "model.html"
-    camera = given.opening_camera()
-    write_text(path, page(given.gaussians, camera, background=given.background, title=given.title, views=given.cameras))
-    say(f"the model is in {path}: open it in a browser", config.quiet)
+    write_text(path, page(given.gaussians, background=given.background, title=given.title, views=given.cameras))
+    _tell(config, f"the model is in {path}: open it in a browser", page=str(path))
     if config.open:
         webbrowser.open(path.as_uri())
 
@@ -51,10 +52,18 @@ def _open_page(given: GivenModel, config: ViewConfig) -> None:
 def _serve(given: GivenModel, config: ViewConfig) -> None:
     camera = given.opening_camera() or overview_camera(given.gaussians)
     window = Window(config.port, given.title, camera, given.gaussians, given.background, given.cameras or [camera])
-    say(f"{given.title} is at {window.address}: Ctrl-C ends it", config.quiet)
+    _tell(config, f"{given.title} is at {window.address}: Ctrl-C ends it", address=window.address)
     if config.open:
         webbrowser.open(window.address)
     try:
         window.wait()
     finally:
         window.close()
+
+
+def _tell(config: ViewConfig, line: str, **where: str) -> None:
+    """Say where the model is to be seen, with `--json` as one object on stdout."""
+    if config.json:
+        print(json.dumps({"status": 0, "model": str(config.model_path), **where}), flush=True)
+    else:
+        say(line, config.quiet)

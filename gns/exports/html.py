@@ -22,7 +22,7 @@ from gns.exports.spz import FINE_BUCKETS, read_spz, spz_bytes
 from gns.scene.camera import Camera
 from gns.scene.frame import LocalFrame
 from gns.scene.gaussians import Gaussians
-from gns.scene.viewpoint import distance_seen, overview_camera, up_direction
+from gns.scene.viewpoint import distance_seen, opening_camera, overview_camera, up_direction
 from gns.utils.atomic_files import write_text
 from gns.utils.untrusted_json import parse_json
 
@@ -45,18 +45,19 @@ def page(
 
     Args:
         gaussians: the model, of any SH degree.
-        camera: where the page begins (`gns.scene.viewpoint.opening_camera` chooses one); None: before the model.
+        camera: where the page begins; None: at that of `views` from which most is seen, or before the model.
         background: RGB in [0, 1] behind the scene.
         title: of the page; any text.
-        views: further cameras, through which the keys N and P go.
+        views: cameras through which the keys N and P go.
 
     Raises UserError where a value of the model is not finite. The picture alone, without buttons, is at the address
     with `#bare`. Where the page has drawn all it will, `document.documentElement.dataset.state` is "drawn".
     """
     frame = _frame(gaussians)
     local = replace(gaussians, frame=frame).local()
-    cameras = [overview_camera(gaussians) if camera is None else camera, *views]
-    cameras = [frame.camera(view) for view in cameras]
+    if camera is None:
+        camera = opening_camera(views, gaussians) if views else overview_camera(gaussians)
+    cameras = [frame.camera(view) for view in (camera, *(view for view in views if view.name != camera.name))]
     settings = {
         "frame": {"offset": frame.offset, "scale": frame.scale},
         "near": NEAR * gaussians.frame.scale / frame.scale,

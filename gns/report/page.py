@@ -16,6 +16,7 @@ from gns.errors import UserError
 from gns.report import plots
 from gns.report.facts import Facts, ShownView, command_of, gather
 from gns.report.pictures import data_uri, error_picture, read_reduced, width_for
+from gns.report.viewer import Viewer, viewer_of
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
 from gns.utils.option_table import to_json
@@ -33,11 +34,18 @@ def write_report(model_path: Path) -> Path:
     """Write report.html into the output folder of a run and return its path.
 
     It tells what the folder's files tell: no scene is read, and held-out views are shown where render.py, or training
-    at its end, has drawn them. Raises UserError where no model is saved or the page cannot be written.
+    at its end, has drawn them. The viewer of the model is inside, or where that is large a file beside it. Raises
+    UserError where no model is saved or the page cannot be written.
     """
-    facts = gather(RunFolder.open(model_path))
+    run = RunFolder.open(model_path)
+    facts = gather(run)
+    viewer: Viewer | None = None
+    try:
+        viewer, no_viewer = viewer_of(run, facts.iteration), ""
+    except UserError as error:
+        no_viewer = f"The model cannot be shown: {error}."
     path = model_path / REPORT
-    write_text(path, _rendered("report.html.j2", **_report(facts)))
+    write_text(path, _rendered("report.html.j2", **_report(facts), viewer=viewer, no_viewer=no_viewer))
     return path
 
 
@@ -52,6 +60,7 @@ def _rendered(template: str, **values: Any) -> str:
     environment = Environment(
         loader=PackageLoader("gns.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["megabytes"] = _megabytes
     page = environment.get_template(template).render(version=__version__, **values)
     return page.encode(errors="replace").decode()  # a path may have bytes that are no text
 

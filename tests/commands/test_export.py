@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import webbrowser
@@ -153,10 +154,42 @@ def test_view_serves_the_model_or_writes_a_page(
     opened.clear()
     monkeypatch.setitem(sys.modules, "viser", None)
     assert cli.run(cli.view, [str(run.path)]) == 0
-    assert "showing a page instead" in capsys.readouterr().out
+    assert "showing a page instead" in capsys.readouterr().err
     page = Path(opened[0].removeprefix("file://"))
     assert len(gns.load(page)) == len(run.load_model())
     shutil.rmtree(page.parent)
+
+
+def test_answers_in_json(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.splat"
+    assert export(run.path, path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    model, (file,) = told["model"], told["files"]
+    assert (told["status"], file["path"], file["bytes"]) == (0, str(path), path.stat().st_size)
+    assert (model["sh_degree"], file["sh_degree"]) == (2, 0) and model["gaussians"] == file["gaussians"]
+    assert file["change"] == file["psnr"] - model["psnr"] != 0
+    assert export(run.path, path, "--json", "--no-score") == 0
+    assert "psnr" not in json.loads(capsys.readouterr().out)["files"][0]
+    assert cli.run(cli.view, [str(run.path), "--json", "--page", "--no-open"]) == 0
+    page = Path(json.loads(capsys.readouterr().out)["page"])
+    assert len(gns.load(page)) == model["gaussians"]
+    shutil.rmtree(page.parent)
+
+
+def test_view_answers_in_json_as_soon_as_there_is_something_to_see(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("viser")
+    heard: list[str] = []
+
+    def wait(_: Window) -> None:
+        heard.append(capsys.readouterr().out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Window, "wait", wait)
+    assert cli.run(cli.view, [str(run.path), "--port", "8098", "--json", "--no-open"]) == cli.STOPPED
+    assert json.loads(heard[0]) == {"status": 0, "model": str(run.path), "address": "http://127.0.0.1:8098"}
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_known_of_a_model(run: RunFolder, tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import gns
 from gns import cli
 from gns.arguments import parse_train
 from gns.errors import UserError
@@ -33,6 +35,7 @@ class Page(HTMLParser):
         self.addresses: list[str] = []
         self.ids: list[str] = []
         self.sliders: list[dict[str, str | None]] = []
+        self.frames: list[str] = []
         self.drawings = 0
         self.text = ""
         self._open: list[str] = []
@@ -45,6 +48,7 @@ class Page(HTMLParser):
         self.ids += [value or "" for name, value in attrs if name == "id"]
         if found.get("type") == "range":
             self.sliders.append(found)
+        self.frames += [value or "" for name, value in attrs if name == "srcdoc"]
         self.drawings += tag == "svg"
         if tag not in ("meta", "img", "input", "br", "link"):
             self._open.append(tag)
@@ -92,6 +96,23 @@ def test_training_leaves_a_page_that_needs_nothing_else(trained: Path) -> None:
     for heading in ("Population", "Opacities", "The controller", "Who died", "Loss and score"):
         assert heading in page.text
     assert "of 100 asked for" in page.text and "00.png: PSNR" in page.text and "08.png: PSNR" in page.text
+
+
+def test_the_viewer_is_inside_or_beside_the_page(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.open(model)
+    (viewer,) = page_of(model).frames
+    (model / "inside.html").write_text(viewer, encoding="utf-8")
+    trained, shown = run.load_model(), gns.load(model / "inside.html")
+    assert len(shown) == len(trained) and torch.allclose(shown.means, trained.means, atol=1e-3)
+    assert viewer.count('"name":') == len(run.cameras()) and not (model / "model.html").exists()
+
+    monkeypatch.setattr("gns.report.viewer.MOST_INSIDE", len(viewer) - 1)
+    page = page_of(model)
+    assert page.frames == [] and "model.html" in page.addresses and f"{len(viewer) / 1e6:.2f} MB" in page.text
+    assert len(gns.load(model / "model.html")) == len(trained)
+
+    run.model_path(300).write_bytes(run.model_path(300).read_bytes()[:-4] + b"\0\0\0\0")  # not as it was written
+    assert "The model cannot be shown: " in page_of(model).text
 
 
 def test_its_numbers_are_those_of_results_json(model: Path) -> None:
