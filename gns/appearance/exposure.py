@@ -114,8 +114,8 @@ class Exposure:
         if not self.left_to_the_model:
             return None
         return (
-            f"{self._explained:.0%} of how exposures differ can be told from the photos taken before, after and nearby: the "
-            "model follows such a change by itself, and goes on without --exposure"
+            f"{self._explained:.0%} of how exposures differ can be told from the photos taken before, after and nearby: "
+            "the model follows such a change by itself, and goes on without --exposure"
         )
 
     def record(self) -> dict[str, list[list[float]]]:
