@@ -114,7 +114,7 @@ class Exposure:
         if not self.left_to_the_model:
             return None
         return (
-            f"{self._explained:.0%} of how exposures differ can be told from the photos taken before, after and nearby: "
+            f"{self._explained:.0%} of how exposures differ can be told from photos taken before, after and nearby: "
             "the model follows such a change by itself, and goes on without --exposure"
         )
 
