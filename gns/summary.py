@@ -40,7 +40,7 @@ def write_summary(
     """
     summary = {
         **versions(),
-        **machine(device),
+        **machine(device, config.threads),
         "scene": {
             "path": str(config.source_path),
             "training_views": len(scene.train),
@@ -77,14 +77,14 @@ def versions() -> Summary:
     }
 
 
-def machine(device: torch.device) -> Summary:
-    """What this process runs on, and the most memory that it has taken so far."""
+def machine(device: torch.device, threads: int) -> Summary:
+    """What this process runs on, `threads` (0: all cores), and the most memory that it has taken so far."""
     # Kilobytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     facts = {
         "system": platform.platform(),
         "processor": _processor(),
-        "threads": thread_count(),
+        "threads": threads or thread_count(),
         "instruction_set": instruction_set(),
         "device": backend_of(device).description.removeprefix("the "),
         "peak_memory_bytes": peak,

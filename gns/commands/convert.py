@@ -39,10 +39,10 @@ FINISHED_FILE = "convert.json"
 FEWEST_PHOTOS = 3
 
 _WORTH_A_WARNING = 0.9  # share of registered photos below which the result deserves one
-_UNITS = {"matching": "pair", "comparing looks": "step", "looking for sharp frames": "frame"}
+_UNITS = {"matching": "pair", "comparing looks": "step", "refining": "step", "looking for sharp frames": "frame"}
 # What of a call decides which part of the work can be kept: features hang on the first, reconstructions on both.
 _OF_FEATURES = ("camera", "features", "mask_features")
-_OF_RECONSTRUCTIONS = ("matching", "mapper")
+_OF_RECONSTRUCTIONS = ("matching", "mapper", "principal_point")
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def _convert(
         "gpu": config.gpu,
         "threads": config.threads,
         "undistort": config.undistort,
+        "principal_point": config.principal_point,
         "masks": config.mask_features and (distorted / "masks").is_dir(),
         "map": not (distorted / "sparse").is_dir(),
     }

@@ -93,7 +93,9 @@ def _report(facts: Facts) -> dict[str, Any]:
 
 def _subtitle(facts: Facts) -> str:
     method = f"{facts.config.method}, {facts.config.schedule} schedule, " if facts.config else ""
-    return f"{method}iteration {facts.iteration:,}. Trained {facts.summary.get('finished', 'at an unknown time')}."
+    finished = facts.summary.get("finished", "")  # 2026-01-31T12:34:56+00:00
+    when = f"{finished[:10]}, {finished[11:16]} UTC" if finished.endswith("+00:00") else "at an unknown time"
+    return f"{method}iteration {facts.iteration:,}. Trained {when}."
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:

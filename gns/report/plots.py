@@ -93,7 +93,14 @@ def _population(facts: Facts) -> Plot | None:
     if budget:
         axes.axhline(budget, color=_INK, linewidth=0.8, linestyle="--")
         axes.annotate(
-            f"budget {budget:,}", (0, budget), xytext=(3, 3), textcoords="offset points", color=_INK, fontsize=_FONT
+            f"budget {budget:,}",
+            (1, budget),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, 3),
+            textcoords="offset points",
+            ha="right",
+            color=_INK,
+            fontsize=_FONT,
         )
     axes.set(xlabel="iteration", ylabel="Gaussians", ylim=(0, max(counts) * 1.18))
     _mark(axes, facts.stretches)
@@ -152,7 +159,9 @@ def _controller(facts: Facts) -> Plot | None:
     right.set_yscale("log")
     right.set_ylabel("pressure λ")
     lines = [*axes.get_lines(), *right.get_lines()]
-    axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="upper right", fontsize=_FONT)
+    names = [line.get_label() for line in lines]
+    # Above the axes: the lines cross all of them.
+    axes.legend(lines, names, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=_FONT)
     caption = (
         "B is the budget. While the B-th most opaque Gaussian lies above the target the pressure rises, while it lies "
         f"below it falls. Its opacity was {values[0]:.2f} when selection began, and {values[-1]:.3g} when it was last "

@@ -79,6 +79,14 @@ class PhotosConfig:
             group="photos",
         ),
     )
+    principal_point: bool = field(
+        default=True,
+        metadata=option(
+            "estimate where the lens's axis meets the photos, of cameras with many; off: in their middle, which the "
+            "original 3DGS and some other tools take for granted",
+            group="photos",
+        ),
+    )
     mask_features: bool = field(
         default=True,
         metadata=option(

@@ -5,7 +5,8 @@ The job is a JSON file with
     folder       where everything about the distorted photos lies: images/, masks/, database.db, sparse/
     sparse       where the cameras and points of the scene go
     groups       names of photos, a list for each camera
-    camera, matching, mapper, features, gpu, threads, undistort, masks    the options (`gns.sfm.options`), resolved
+    camera, matching, mapper, features, gpu, threads, undistort, masks, principal_point
+                 the options (`gns.sfm.options`), resolved
     map          false: take the reconstruction that is in `folder`/sparse
 
 and the result another, `folder`/result.json, with

@@ -20,6 +20,7 @@ import numpy as np
 import pycolmap
 
 from gns.sfm.pairs import Pair, all_pairs, each_once, sequential_pairs
+from gns.sfm.refinement import refined
 from gns.utils.undistortion import Lens, undistorted_lens
 
 _PHOTOS_AT_ONCE = 8
@@ -177,7 +178,30 @@ def _map(job: dict[str, Any], folder: Path) -> None:
     else:
         _map_one_by_one(job, folder, partial, photos)
     _tell("mapping", photos, photos)
+    _refine(job, folder, partial)
     partial.rename(folder / "sparse")
+
+
+def _refine(job: dict[str, Any], folder: Path, partial: Path) -> None:
+    """Cameras and points of the largest reconstruction in `partial` made better; the others are not used."""
+    models = {path: pycolmap.Reconstruction(path) for path in sorted(partial.iterdir()) if path.is_dir()}
+    if not models:
+        return
+    path, largest = max(models.items(), key=lambda item: item[1].num_reg_images())
+    _tell("refining", 0, 1)
+    workspace = folder / "refining"
+    better = refined(
+        largest,
+        folder / "database.db",
+        folder / "images",
+        workspace,
+        principal_point=job["principal_point"],
+        threads=job["threads"],
+        seed=_SEED,
+    )
+    better.write(path)
+    shutil.rmtree(workspace)
+    _tell("refining", 1, 1)
 
 
 def _map_one_by_one(job: dict[str, Any], folder: Path, partial: Path, photos: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import math
 import socket
 import threading
 import time
@@ -18,6 +20,7 @@ from gns.errors import UserError
 from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import SH_C0
 from gns.scene.viewpoint import distance_seen, up_direction
+from gns.utils.console import warn
 
 HOST = "127.0.0.1"  # nobody else can connect
 _SIZE = 10.0  # of the model in the viewer's units: it packs covariances in 16 bits, which end at 6e-8
@@ -68,6 +71,8 @@ class Window:
         What is up is taken from the cameras `up`. Raises UserError where viser is missing or the port is taken.
         """
         viser = viser_or_sentence()
+        # Who sends nonsense is disconnected, and no traceback comes of it; who has set up logging still hears of it.
+        logging.getLogger("websockets.server").addHandler(logging.NullHandler())
         check_port(port)
         with redirect_stdout(io.StringIO()):  # it prints a table of addresses whether or not it is told to
             self.server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
@@ -137,16 +142,24 @@ class Window:
             if self._newest is None or self._ended.is_set():
                 continue
             begun = time.thread_time()
-            self._send(self._newest)
+            try:
+                self._send(self._newest)
+            except Exception as error:  # whatever a browser has sent: the next model is shown all the same
+                warn(f"the viewer could not show a model ({type(error).__name__}: {error}); the next one is tried")
             self.seconds += time.thread_time() - begun
 
     def _send(self, gaussians: Gaussians) -> None:
-        arrays = splat_arrays(gaussians, self._scale, float(self._threshold.value))
+        arrays = splat_arrays(gaussians, self._scale, _sound(self._threshold.value))
         self._count.content = f"{len(arrays['centers']):,} of {len(gaussians):,} Gaussians shown"
         if self._splats is None:
             self._splats = self.server.scene.add_gaussian_splats("/model", **arrays)
         else:
             self._splats.set_gaussians(**arrays)
+
+
+def _sound(opacity: Any) -> float:
+    """An opacity that came from a browser, which may have sent anything: 0 where it is none."""
+    return opacity if isinstance(opacity, float) and math.isfinite(opacity) else 0.0
 
 
 def splat_arrays(gaussians: Gaussians, scale: float, threshold: float) -> dict[str, Floats]:

@@ -139,6 +139,7 @@ def test_its_numbers_are_those_of_results_json(model: Path) -> None:
 def test_the_summary_says_what_it_ran_on(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["budget"] == {"asked": 100, "gaussians": 100, "met": True}
+    assert summary["threads"] == 1  # as asked, whatever the machine has
     assert summary["model"]["sha256"] == RunFolder.open(trained).model_digest(300)
     assert summary["model"]["bytes"] == Path(summary["model"]["path"]).stat().st_size
     assert (summary["sessions"], summary["held_out"]["LPIPS"]) == (1, None)

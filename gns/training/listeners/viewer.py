@@ -16,7 +16,7 @@ from gns.gaussian_renderer import render
 from gns.scene import Scene, View
 from gns.scene.viewpoint import opening_camera
 from gns.training.events import Event, IterationEnded, Listener, Progress, Started
-from gns.utils.console import say
+from gns.utils.console import say, warn
 from gns.utils.png import to_eight_bit
 from gns.viewer.window import Window
 
@@ -65,15 +65,24 @@ class Viewer(Listener):
             case Progress():
                 self._plots.add(event.iteration, event.loss, event.count)
             case IterationEnded() if self._window is not None and self._window.visitors:
-                self._show_if_due(event, self._window)
-                while self._paused.is_set() and self._window.visitors and not self._asked_to_stop():
-                    time.sleep(_PAUSE)
-                    self._show_if_due(event, self._window)
+                try:
+                    self._be_watched(event, self._window)
+                except Exception as error:  # whatever a browser has sent: a run does not end by being watched
+                    warn(f"the viewer has ended ({type(error).__name__}: {error}); the training goes on")
+                    self.close()
         return ()
+
+    def _be_watched(self, event: IterationEnded, window: Window) -> None:
+        """Show what is due; while paused, wait."""
+        self._show_if_due(event, window)
+        while self._paused.is_set() and window.visitors and not self._asked_to_stop():
+            time.sleep(_PAUSE)
+            self._show_if_due(event, window)
 
     def close(self) -> None:
         if self._window is not None:
             self._window.close()
+            self._window = None
 
     def _open(self, event: Event) -> None:
         gaussians, cameras = event.gaussians, [view.camera for view in self._scene.train]

@@ -1,0 +1,1 @@
+"""The live viewer towards browsers and others that connect to it."""
