@@ -9,8 +9,10 @@ random, they tell nothing, and the average is the best that is known.
 from __future__ import annotations
 
 import bisect
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
@@ -32,35 +34,49 @@ def expected_exposures(
     """The transforms [A | b], [3, 4], to be expected of the photos of the cameras `wanted`, by photo name.
 
     `learned` are those of photos of the cameras `known`. There are two guesses: the mean of the photo before and the
-    one after, and the mean of all with weights by how near they were taken. Each counts by the inverse of its mean
-    square error for photos that are known, each of them left out in turn; what both together guess counts by the share
-    R² of the variance that it explains there, and the plain mean for the rest. Empty where nothing was `learned`.
+    one after, and the mean of all with weights by how near they were taken. Each counts by the inverse square of its
+    mean square error for photos that are known, each of them left out in turn; what both together guess counts by the
+    share R² of the variance that it explains there, and the plain mean for the rest. Empty where nothing was `learned`.
     """
     known = [camera for camera in known if camera.name in learned]
     if not known or not wanted:
         return {}
     transforms = np.stack([_array(learned[camera.name]) for camera in known])
     average = np.broadcast_to(transforms.mean(axis=0), (len(wanted), 3, 4))
-    trust, precisions = _trust(known, transforms)
+    trust, weights = _trust(known, transforms)
     guesses = [guess(wanted, known, transforms) for guess in _GUESSES]
-    expected = average + trust * (np.average(guesses, axis=0, weights=precisions) - average)
+    expected = average + trust * (np.average(guesses, axis=0, weights=weights) - average)
     return {camera.name: torch.from_numpy(row).float() for camera, row in zip(wanted, expected, strict=True)}
 
 
-def explained_by_others(transforms: Tensor, cameras: Sequence[Camera]) -> float:
-    """R² of what is expected of each of the photos of `cameras` by the `transforms` [K, 3, 4] of the others; 0 … 1."""
-    return _trust(cameras, _array(transforms))[0]
+@dataclass(frozen=True)
+class Variation:
+    """How the exposures of photos differ."""
+
+    spread: float  # root mean square of the relative change of a middle grey, about its mean
+    explained: float  # R², 0 … 1, of what is expected of each of the photos by all others
+
+
+def variation(transforms: Tensor, cameras: Sequence[Camera]) -> Variation:
+    """Of the `transforms` [K, 3, 4] of the photos of `cameras`."""
+    values = _array(transforms)
+    mean_square = _square_error(values, values.mean(axis=0)) / (3 * len(values))
+    return Variation(math.sqrt(mean_square) / GREY, _trust(cameras, values)[0])
 
 
 def _trust(known: Sequence[Camera], transforms: Floats) -> tuple[float, list[float]]:
-    """R² of the guesses together, and the inverse of the square error of each."""
+    """R² of the guesses together, and the weight of each.
+
+    Guesses whose errors have nothing to do with each other count by the inverse of their mean square error. These have:
+    what neither foresees is the same. The inverse square comes nearer to the better of them.
+    """
     spread = _square_error(transforms, transforms.mean(axis=0))
     if len(known) < 3 or spread == 0:
         return 0.0, [1.0] * len(_GUESSES)
     guesses = [guess(known, known, transforms) for guess in _GUESSES]
-    precisions = [1 / max(_square_error(transforms, guessed), 1e-6 * spread) for guessed in guesses]
-    error = _square_error(transforms, np.average(guesses, axis=0, weights=precisions))
-    return max(1 - error / spread, 0.0), precisions
+    weights = [max(_square_error(transforms, guessed) / spread, 1e-3) ** -2 for guessed in guesses]
+    error = _square_error(transforms, np.average(guesses, axis=0, weights=weights))
+    return max(1 - error / spread, 0.0), weights
 
 
 def _array(transforms: Tensor) -> Floats:

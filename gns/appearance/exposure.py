@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gns.appearance.expected import explained_by_others
+from gns.appearance.expected import Variation, variation
 from gns.scene import View
 
 STEP = 0.4  # of the way to the solution at each visit: the model changes meanwhile, and so does the solution
@@ -27,7 +28,9 @@ IDENTITY_WEIGHT = 1e-3  # against the mean square of a colour, near 0.2: decides
 SAMPLES = 10_000  # pixels of a photo that are compared, at least: a grid over it
 SATURATED = 255  # such a pixel says "at least as bright as this"
 ROUNDS = 5  # through all photos, until it is decided whether to go on
-FOLLOWED = 0.5  # of the variance: what the other photos may explain at most
+# A model follows such differences by itself:
+SMALL = 0.1  # relative to a grey, root mean square …
+FOLLOWED = 0.5  # … of which more than this share of the variance can be told from the other photos
 
 
 class Exposure:
@@ -37,9 +40,9 @@ class Exposure:
     Gaussians themselves should be: they could grow darker and all transforms brighter. So the model looks right without
     any transform, in a viewer or from a new camera: it has the exposure of the average photo.
 
-    Where exposures change slowly from each photo to the next, a model follows them by itself, and also for a new camera
-    between theirs. So after some `ROUNDS` it is asked how much of their differences the others explain
-    (`explained_by_others`); where that is more than `FOLLOWED`, all transforms are identities from then on.
+    Where exposures change little, and slowly from each photo to the next, a model follows them by itself, and also for
+    a new camera between theirs. So after some `ROUNDS` it is asked how they differ; where they do so in this way, all
+    transforms are identities from then on.
     """
 
     name = "exposure"
@@ -54,7 +57,7 @@ class Exposure:
         # Of the iteration under way: the normal equations of each photo that was seen, zero for the others.
         self._scatters = torch.zeros(len(views), 4, 4, device=device)
         self._matches = torch.zeros(len(views), 3, 4, device=device)
-        self._explained: float | None = None  # R², once it was asked for
+        self._variation: Variation | None = None  # once it was asked for
 
     @property
     def transforms(self) -> Tensor:
@@ -64,7 +67,8 @@ class Exposure:
     @property
     def left_to_the_model(self) -> bool:
         """Whether exposures turned out to be such that no transform is needed."""
-        return self._explained is not None and self._explained > FOLLOWED
+        found = self._variation
+        return found is not None and found.spread < SMALL and found.explained > FOLLOWED
 
     def applied(self, image: Tensor, view: int) -> Tensor:
         """The rendered `image` [3, H, W] as photo number `view` would show it, cut off where the photo is."""
@@ -105,17 +109,18 @@ class Exposure:
         for values in self.sums():
             values.zero_()
         if it == ROUNDS * len(self._views):
-            self._explained = explained_by_others(self._transforms, [view.camera for view in self._views])
+            self._variation = variation(self._transforms, [view.camera for view in self._views])
             if self.left_to_the_model:
                 self._transforms = self._identity.repeat(len(self._views), 1, 1)
 
     def remark(self) -> str | None:
         """Says so where exposures are left to the model."""
-        if not self.left_to_the_model:
+        found = self._variation
+        if found is None or not self.left_to_the_model:
             return None
         return (
-            f"{self._explained:.0%} of how exposures differ can be told from photos taken before, after and nearby: "
-            "the model follows such a change by itself, and goes on without --exposure"
+            f"exposures differ by {found.spread:.0%}, {found.explained:.0%} of which can be told from photos taken before, "
+            "after and nearby: the model follows them by itself, and goes on without --exposure"
         )
 
     def record(self) -> dict[str, list[list[float]]]:
@@ -123,8 +128,8 @@ class Exposure:
         return dict(zip(self._names, self._transforms.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """The transforms, and how much of them others explain: between iterations there is nothing else."""
-        return {"transforms": self._transforms, "explained": self._explained}
+        """The transforms, and how they were found to differ: between iterations there is nothing else."""
+        return {"transforms": self._transforms, "variation": self._variation and asdict(self._variation)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where `saved` was taken. Raises KeyError, or ValueError where it is of other photos."""
@@ -132,7 +137,7 @@ class Exposure:
         if transforms.shape != self._transforms.shape:
             raise ValueError(f"it has exposures of {len(transforms)} photos, and there are {len(self._views)}")
         self._transforms = transforms.to(self._transforms)
-        self._explained = saved["explained"]
+        self._variation = saved["variation"] and Variation(**saved["variation"])
 
 
 class _Exposed(torch.autograd.Function):

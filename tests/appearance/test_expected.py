@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.appearance.expected import expected_exposures
+from gns.appearance.expected import Variation, expected_exposures, variation
 from gns.scene import Camera
 from gns.testing.tiny import cameras_on_an_arc
 
@@ -98,6 +98,15 @@ def test_white_balance_is_expected_too() -> None:
     learned = {name: torch.cat([rows, torch.zeros(3, 1)], dim=1) for name, rows in learned.items()}
     transform = expected_exposures(learned, known, [camera("14", 14)])["14"]
     assert transform.diagonal().tolist() == pytest.approx([1.35, 1, 0.65], abs=0.04)
+
+
+def test_variation_is_relative_to_a_grey() -> None:
+    cameras = [camera(name, x) for x, name in enumerate(odd(40))]
+    rising = torch.stack([(1 + 0.01 * index) * IDENTITY for index in range(40)])
+    found = variation(rising, cameras)
+    assert found.spread == pytest.approx(float(np.std(0.01 * np.arange(40))), rel=1e-4)
+    assert found.explained > 0.99
+    assert variation(rising[[0] * 40], cameras) == Variation(0, 0)
 
 
 def test_nothing_learned_is_nothing_expected() -> None:
