@@ -119,7 +119,7 @@ class Exposure:
         if found is None or not self.left_to_the_model:
             return None
         return (
-            f"exposures differ by {found.spread:.0%}, {found.explained:.0%} of which can be told from photos taken before, "
+            f"exposures differ by {found.spread:.0%}, {found.explained:.0%} of it to be told from photos taken before, "
             "after and nearby: the model follows them by itself, and goes on without --exposure"
         )
 
