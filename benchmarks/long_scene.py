@@ -1,8 +1,8 @@
 """Train on thousands of photos in bounded memory, and print the most that the process took.
 
-    python -m benchmarks.long_scene --photos 5000 --image-memory 100MB
+    python -m benchmarks.long_scene --photos 5000 --image-memory 40MB
 
-The photos are drawn (discs before a ramp, 320 × 240 by default) into a folder below --work and stay there.
+The photos are drawn (discs before a ramp, 160 × 120 by default) into a folder below --work and stay there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from PIL import Image
 from gns.testing.scene_files import SmallScene, small_scene, write_colmap
 
 _AT_ONCE = 100  # photos that are drawn before they are written
-_ITERATIONS, _BUDGET = 1000, 2000
+_POINTS = 20
+_ITERATIONS, _BUDGET = 1000, 1000
 
 
 def write_scene(folder: Path, photos: int, width: int, height: int) -> Path:
@@ -28,7 +29,7 @@ def write_scene(folder: Path, photos: int, width: int, height: int) -> Path:
         return folder
     cameras = []
     for first in range(0, photos, _AT_ONCE):
-        part = small_scene(photos, width, height, drawn=range(first, min(first + _AT_ONCE, photos)))
+        part = small_scene(photos, width, height, _POINTS, drawn=range(first, min(first + _AT_ONCE, photos)))
         cameras += part.cameras
         (folder / "images").mkdir(parents=True, exist_ok=True)
         for camera, image in zip(part.cameras, part.images, strict=True):
@@ -41,8 +42,8 @@ def main() -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=int, default=5000)
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 240), metavar=("W", "H"))
-    parser.add_argument("--image-memory", default="100MB")
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("W", "H"))
+    parser.add_argument("--image-memory", default="40MB")
     parser.add_argument("--work", type=Path, default=Path("build/long-scene"))
     options = parser.parse_args()
     print(f"drawing {options.photos:,} photos")

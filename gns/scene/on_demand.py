@@ -41,8 +41,8 @@ class PhotoStore:
 
     Where there is no room for another one, the photo that was used last is let go. Training looks at every photo once
     before it looks at any a second time, so that one is needed again last of all. To let go of the one that was used
-    least recently, as caches of other things do, would throw out the very photos whose turn comes next: of room for
-    half of the photos it makes 15 hits in a hundred, and this rule 50 (docs/LOG.md).
+    least recently, as caches of other things do, would throw out the very photos whose turn comes next: with room for
+    half of the photos it saves 17 decodings in a hundred, and this rule 46 (docs/LOG.md).
     """
 
     def __init__(self, room: int) -> None:

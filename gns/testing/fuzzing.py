@@ -10,7 +10,9 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -67,9 +69,11 @@ class Target:
         return True
 
 
-def scratch_folder() -> Path:
-    """A new folder, in memory where the system has such a place."""
-    return Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new folder for the length of a block, in memory where the system has such a place."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
+        yield Path(name)
 
 
 @cache
@@ -214,6 +218,7 @@ def _pictures() -> Iterator[bytes]:
 
 
 CORPUS = Path(__file__).resolve().parents[2] / "tests" / "fuzz" / "corpus"
+_LARGEST_CORPUS = 8_000  # bytes of a target, compressed
 
 
 def corpus_of(name: str) -> list[bytes]:
@@ -226,12 +231,20 @@ def corpus_of(name: str) -> list[bytes]:
 
 
 def store_corpus(name: str, files: Sequence[bytes]) -> None:
-    """Keep `files`, and those whose names in the archive begin with `defect`, as the corpus of a target."""
+    """Keep `files`, and those whose names in the archive begin with `defect`, as the corpus of a target.
+
+    The smaller ones go first, and what is too much for a repository is left out.
+    """
     kept = {}
     if _archive(name).exists():
         with zipfile.ZipFile(_archive(name)) as archive:
             kept = {entry: archive.read(entry) for entry in archive.namelist() if entry.startswith("defect")}
-    kept |= {f"{index:04}": content for index, content in enumerate(files)}
+    room = _LARGEST_CORPUS
+    for index, content in enumerate(sorted(files, key=len)):
+        room -= len(zlib.compress(content))
+        if room < 0:
+            break
+        kept[f"{index:04}"] = content
     CORPUS.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(_archive(name), "w", zipfile.ZIP_DEFLATED) as archive:
         for entry, content in kept.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from gns.errors import UserError
-from gns.testing.fuzzing import Target, corpus_of, damaged, targets
+from gns.testing import fuzzing
+from gns.testing.fuzzing import Target, corpus_of, damaged, store_corpus, targets
 
 DAMAGED = 40  # files a target
 
@@ -30,6 +32,8 @@ def test_damaged_files_are_taken_or_refused(target: Target, tmp_path: Path) -> N
     assert all(target.try_on(path, seed) for seed in target.seeds)
     generator = np.random.default_rng(7)
     taken = [target.try_on(path, content) for content in damaged(target.seeds, generator, DAMAGED)]
+    if corpus := corpus_of(target.name):
+        taken += [target.try_on(path, content) for content in damaged(corpus, generator, DAMAGED)]
     # The damage is of a kind that is noticed; a log is read line by line, whatever some of them have become.
     assert not all(taken) or target.name == "log.jsonl"
 
@@ -39,6 +43,22 @@ def test_the_corpus_is_taken_or_refused(target: Target, tmp_path: Path) -> None:
     path = target.prepare(tmp_path)
     for content in corpus_of(target.name):
         target.try_on(path, content)
+
+
+def test_every_reader_has_a_corpus() -> None:
+    assert all(corpus_of(name) for name in targets())
+
+
+def test_a_corpus_comes_back_the_smaller_files_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "CORPUS", tmp_path)
+    monkeypatch.setattr(fuzzing, "_LARGEST_CORPUS", 1000)
+    noise = np.random.default_rng(0).bytes(2000)
+    with zipfile.ZipFile(tmp_path / "a-reader.zip", "w") as archive:
+        archive.writestr("0000", b"of an earlier run")
+        archive.writestr("defect-1", noise)
+    store_corpus("a reader", [noise[:700], b"", b"small", noise[:900]])
+    assert corpus_of("a reader") == [noise, b"", b"small", noise[:700]]
+    assert corpus_of("another") == []
 
 
 def test_no_reader_is_left_out() -> None:

@@ -200,7 +200,7 @@ def _epochs(count: int, times: int) -> Iterator[int]:
 
 
 def test_room_for_half_of_the_photos_saves_half_of_the_decoding() -> None:
-    """A cache that lets go of what was used least recently would save 15 in a hundred."""
+    """A cache that lets go of what was used least recently would save 17 in a hundred."""
     decoded: list[int] = []
     store = PhotoStore(20 * 400)
     views = _on_demand(store, 40, decoded.append)
