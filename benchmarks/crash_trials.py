@@ -1,6 +1,7 @@
 """Kill runs at random moments, take disk, descriptors or clock from them, and look whether anything is lost.
 
     python -m benchmarks.crash_trials --kills 50 --seed 0
+    python -m benchmarks.crash_trials --kills 0 --others 20 --only read-only clock
 
 A trial trains a small scene, renders and scores it, is ended somewhere on the way, and is started again as a supervisor
 would: `train --resume`, `render`, `metrics`. It passes if no file was ever half there, the second attempt succeeds, and
@@ -45,6 +46,7 @@ from gns.testing.scene_files import small_scene, write_colmap
 
 ITERATIONS = 300  # the whole schedule: growth, densification, selection, the final cut
 _MEGABYTE = 1 << 20
+LACKS = ("full", "read-only", "growth", "descriptors", "clock")  # what else may befall a run
 
 
 @dataclass
@@ -196,6 +198,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50, help="trials that are killed")
     parser.add_argument("--others", type=int, default=12, help="trials of every other kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=LACKS, default=LACKS, help="of those other kinds")
     options = parser.parse_args()
     single_threaded()
     generator = np.random.default_rng(options.seed)
@@ -212,17 +215,21 @@ def main() -> int:
         print(f"an undisturbed run takes {undisturbed.seconds:.1f} s and passes {undisturbed.points}", flush=True)
 
         kill_at_random(trials, options.kills, generator)
-        sizes = [int(size) for size in np.linspace(4096, used, options.others)]
         if may_mount(work):
-            full_disk(trials, sizes)
-            read_only_disk(trials, options.others, generator)
-        else:
+            if "full" in options.only:
+                full_disk(trials, [int(size) for size in np.linspace(4096, used, options.others)])
+            if "read-only" in options.only:
+                read_only_disk(trials, options.others, generator)
+        elif {"full", "read-only"} & set(options.only):
             print("no right to mount: no full and no read-only disk, but files that may not grow")
-        limits = [int(size) for size in np.geomspace(64, 1.05 * largest, options.others)]
-        lack_of(trials, "files that may not grow", [(f"{size} bytes", small_files(size)) for size in limits])
-        few = [(f"{count} descriptors", few_descriptors(count)) for count in range(3, 3 + options.others)]
-        lack_of(trials, "few descriptors", few)
-        jumping_clock(trials, options.others, generator)
+        if "growth" in options.only:
+            limits = [int(size) for size in np.geomspace(64, 1.05 * largest, options.others)]
+            lack_of(trials, "files that may not grow", [(f"{size} bytes", small_files(size)) for size in limits])
+        if "descriptors" in options.only:
+            few = [(f"{count} descriptors", few_descriptors(count)) for count in range(3, 3 + options.others)]
+            lack_of(trials, "few descriptors", few)
+        if "clock" in options.only:
+            jumping_clock(trials, options.others, generator)
 
     for kind, count in sorted(trials.counts.items()):
         print(f"{kind:40} {count:4}")

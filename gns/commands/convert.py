@@ -211,7 +211,8 @@ def _keep_what_holds(
             shutil.rmtree(distorted)
         elif before != inputs and (_differ(before, inputs, _OF_RECONSTRUCTIONS) or "photos" in inputs):
             shutil.rmtree(distorted / "sparse", ignore_errors=True)
-            (distorted / "alike.json").unlink(missing_ok=True)
+            if before.get("photos") != inputs.get("photos"):
+                (distorted / "alike.json").unlink(missing_ok=True)
         elif (distorted / "database.db").exists():
             report(f"going on with what is in {distorted}")
     distorted.mkdir(parents=True, exist_ok=True)
@@ -318,7 +319,7 @@ def _say_result(record: Mapping[str, Any], report: Callable[[str], None]) -> Non
         missing = f"without a place: {some_of(record['not_registered'], 8)}"
         report(f"warning: {missing}" if record["registered"] < _WORTH_A_WARNING * record["photos"] else missing)
     scene = record["scene"]
-    program = "gns train" if sys.argv[0].endswith("gns") else "python train.py"
+    program = "python train.py" if sys.argv[0].endswith("convert.py") else "gns train"
     report(f"{scene} is ready. To train: {program} -s {scene} --final-budget 300k")
 
 

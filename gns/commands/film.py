@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gns.appearance.exposure import adjusted
 from gns.arguments import RenderConfig
@@ -16,6 +15,7 @@ from gns.gaussian_renderer import render
 from gns.scene import Camera, Gaussians, Scene
 from gns.scene.camera_path import PATHS, filming, fitted_path, path_through, read_key_cameras
 from gns.scene.layout import subject_of
+from gns.sfm.progress import Progress
 from gns.utils.console import say
 from gns.utils.map_pictures import Scale, alpha_picture, count_picture, depth_picture, surface_inverse_depth
 from gns.utils.png import to_eight_bit
@@ -44,11 +44,14 @@ def film(config: RenderConfig, gaussians: Gaussians, scene: Scene) -> None:
             kind: files.enter_context(video_file(beside(config.video, kind), size, config.fps))
             for kind in config.outputs
         }
-        for camera in tqdm(cameras, desc="filming", unit="frame", disable=config.quiet):
+        progress = files.enter_context(Progress(quiet=config.quiet))
+        for done, camera in enumerate(cameras):
+            progress.tell("filming", done, len(cameras), "frame")
             image, maps = drawn_with_maps(camera, gaussians, background, config.outputs, scale)
             take(image)
             for kind, picture in maps.items():
                 takes[kind](picture)
+        progress.tell("filming", len(cameras), len(cameras), "frame")
 
 
 def path_of(config: RenderConfig, training: Sequence[Camera]) -> list[Camera]:

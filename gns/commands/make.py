@@ -87,6 +87,7 @@ def parse_make(argv: Sequence[str], *, prog: str = "gns make") -> MakeConfig:
 def run_make(config: MakeConfig) -> int:
     """What `gns make` does. Returns the exit status 0. Raises UserError, and KeyboardInterrupt where it was stopped."""
     from gns.commands.convert import find_source, is_ready
+    from gns.report.page import REPORT
     from gns.report.viewer import PAGE
     from gns.run_folder import RunFolder
 
@@ -118,6 +119,8 @@ def run_make(config: MakeConfig) -> int:
     else:
         minutes = sum(seconds.values()) / 60
         say(f"the model is {path}, after {minutes:.1f} minutes; to look at it, open {page}", config.quiet)
+        if (report := run.path / REPORT).exists():
+            say(f"how it came about and what it scores: {report}", config.quiet)
     return 0
 
 

@@ -238,8 +238,7 @@ def _comparison(models: Sequence[Facts]) -> dict[str, Any]:
         "remarks": []
         if len({len(facts.views) for facts in models}) == 1
         else ["They were scored on different photos."],
-        "header": ["model", "Gaussians", "MB", "PSNR", "SSIM", "LPIPS", "time", "peak memory"],
-        "rows": [_figures(facts) for facts in models],
+        **_figures_table(models),
         "views": _compared_views(models),
         "no_views": _NO_VIEWS,
         "plots": drawn,
@@ -247,6 +246,14 @@ def _comparison(models: Sequence[Facts]) -> dict[str, Any]:
         "differences_header": ["option", *(facts.name for facts in models)],
         "differences": _differences(models),
     }
+
+
+def _figures_table(models: Sequence[Facts]) -> dict[str, Any]:
+    """The figures of all, without columns in which no model has any."""
+    names = ["model", "Gaussians", "MB", "PSNR", "SSIM", "LPIPS", "time", "peak memory"]
+    rows = [_figures(facts) for facts in models]
+    known = [column for column in range(len(names)) if any(row[column] for row in rows)]
+    return {"header": [names[at] for at in known], "rows": [[row[at] for at in known] for row in rows]}
 
 
 def _figures(facts: Facts) -> list[str]:
@@ -296,10 +303,17 @@ def _compared_views(models: Sequence[Facts]) -> list[dict[str, Any]]:
 
 
 def _differences(models: Sequence[Facts]) -> list[list[str]]:
-    options = [decisive_options(facts.config) if facts.config else {} for facts in models]
+    options = [_compared_options(facts) for facts in models]
     names = dict.fromkeys(name for each in options for name in each)
     rows = [[name, *(str(each.get(name, "")) for each in options)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _compared_options(facts: Facts) -> dict[str, Any]:
+    """What may have made a difference: the scene, and the options that decide about results."""
+    if facts.config is None:
+        return {}
+    return {"--source_path": facts.config.source_path, **decisive_options(facts.config)}
 
 
 def _megabytes(size: int) -> str:

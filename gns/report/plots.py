@@ -78,6 +78,7 @@ def compared(models: Sequence[Facts]) -> list[Plot]:
                 facts.name, (facts.model_bytes / 1e6, psnr), xytext=(9, -4), textcoords="offset points", color=_INK
             )
         axes.set(xlabel="size of the model in MB", ylabel="held-out PSNR in dB")
+        axes.xaxis.set_major_formatter("{x:,g}")
         axes.margins(0.25)
         plots.append(Plot("Quality and size", "Up and to the left is better.", _svg(figure, "quality")))
     return plots

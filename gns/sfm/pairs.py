@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 Pair = tuple[str, str]
 
@@ -42,3 +43,26 @@ def sequential_pairs(names: Sequence[str]) -> list[Pair]:
 def each_once(pairs: Iterable[Pair]) -> list[Pair]:
     """Each pair of two different photos once, whichever was named first, in the order of first mention."""
     return list(dict.fromkeys((min(pair), max(pair)) for pair in pairs if pair[0] != pair[1]))
+
+
+def well_connected(matches: Mapping[tuple[int, int], int], among: set[int], count: int) -> list[int]:
+    """At most `count` photos `among` those given: the one with most matches, then always that with most to those taken.
+
+    Photos without matches to them are left out.
+    """
+    neighbours: dict[int, dict[int, int]] = defaultdict(dict)
+    for (first, second), number in matches.items():
+        if first in among and second in among and number > 0:
+            neighbours[first][second] = neighbours[second][first] = number
+    if not neighbours:
+        return []
+    taken = [max(neighbours, key=lambda photo: (sum(neighbours[photo].values()), -photo))]
+    ties = dict(neighbours[taken[0]])
+    while ties and len(taken) < count:
+        best = max(ties, key=lambda photo: (ties[photo], -photo))
+        taken.append(best)
+        del ties[best]
+        for photo, number in neighbours[best].items():
+            if photo not in taken:
+                ties[photo] = ties.get(photo, 0) + number
+    return taken

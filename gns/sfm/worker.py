@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
+from gns.sfm.focal_lengths import ENOUGH, note_focal_lengths
 from gns.sfm.pairs import Pair, all_pairs, each_once, sequential_pairs
 from gns.sfm.refinement import refined
 from gns.utils.undistortion import Lens, undistorted_lens
@@ -100,8 +101,7 @@ def _match(job: dict[str, Any], folder: Path, device: Any) -> None:
     """Matches that agree on a motion of the camera, of all pairs to be compared, into the database."""
     options, pairing = pycolmap.FeatureMatchingOptions(), pycolmap.ImportedPairingOptions()
     options.num_threads = job["threads"] or -1
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = _SEED
+    verification = _verification()
     pairs = _pairs(job, folder)
     listed = folder / "pairs.txt"
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -116,6 +116,12 @@ def _match(job: dict[str, Any], folder: Path, device: Any) -> None:
             device=device,
         )
     _tell("matching", len(pairs), len(pairs))
+
+
+def _verification() -> Any:
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = _SEED
+    return options
 
 
 def _pairs(job: dict[str, Any], folder: Path) -> list[Pair]:
@@ -174,7 +180,7 @@ def _map(job: dict[str, Any], folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     if job["mapper"] == "global":
-        _map_at_once(job, folder, partial)
+        _map_at_once(job, folder, partial, photos)
     else:
         _map_one_by_one(job, folder, partial, photos)
     _tell("mapping", photos, photos)
@@ -205,10 +211,7 @@ def _refine(job: dict[str, Any], folder: Path, partial: Path) -> None:
 
 
 def _map_one_by_one(job: dict[str, Any], folder: Path, partial: Path, photos: int) -> None:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads = job["threads"] or -1
-    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = _SEED
-    options.min_model_size = min(options.min_model_size, max(3, photos // 2))
+    options = _incremental_options(job, photos)
     registered = 2
 
     def next_photo() -> None:
@@ -221,8 +224,22 @@ def _map_one_by_one(job: dict[str, Any], folder: Path, partial: Path, photos: in
     )
 
 
-def _map_at_once(job: dict[str, Any], folder: Path, partial: Path) -> None:
-    pycolmap.calibrate_view_graph(folder / "database.db")
+def _incremental_options(job: dict[str, Any], photos: int) -> Any:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = job["threads"] or -1
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = _SEED
+    options.min_model_size = min(options.min_model_size, max(3, photos // 2))
+    return options
+
+
+def _map_at_once(job: dict[str, Any], folder: Path, partial: Path, photos: int) -> None:
+    note_focal_lengths(
+        folder / "database.db",
+        folder / "images",
+        folder / "some",
+        _incremental_options(job, min(photos, ENOUGH)),
+        _verification(),
+    )
     options = pycolmap.GlobalPipelineOptions()
     options.num_threads = job["threads"] or -1
     options.random_seed = _SEED

@@ -6,7 +6,15 @@ import itertools
 
 import pytest
 
-from gns.sfm.pairs import ALL_FRAMES, ALL_PHOTOS, all_pairs, each_once, matching_for, sequential_pairs
+from gns.sfm.pairs import (
+    ALL_FRAMES,
+    ALL_PHOTOS,
+    all_pairs,
+    each_once,
+    matching_for,
+    sequential_pairs,
+    well_connected,
+)
 
 
 def test_all_pairs_are_all_and_near_ones_come_first() -> None:
@@ -41,3 +49,11 @@ def test_the_number_of_photos_decides(photos: int, is_video: bool, expected: str
 
 def test_pairs_count_once() -> None:
     assert each_once([("b", "a"), ("a", "b"), ("a", "a"), ("c", "a")]) == [("a", "b"), ("a", "c")]
+
+
+def test_well_connected_photos_grow_from_the_one_with_most_matches() -> None:
+    matches = {(1, 2): 50, (2, 3): 60, (3, 4): 10, (2, 4): 20, (5, 6): 90, (7, 8): 0, (2, 9): 500}
+    among = set(range(9))
+    assert well_connected(matches, among, 10) == [2, 3, 1, 4]  # 4 by 10 + 20; 9 is none of them, 5 and 6 stand apart
+    assert well_connected(matches, among, 2) == [2, 3]
+    assert well_connected(matches, {7, 8}, 5) == []
