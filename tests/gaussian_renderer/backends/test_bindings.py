@@ -131,7 +131,7 @@ def whole(shapes: Shapes, precision: npt.DTypeLike) -> Arrays:
 
 def between_numbers(values: Array) -> Array:
     """The same, beginning at an odd address."""
-    shifted = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
+    shifted: Array = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
     shifted[...] = values
     return shifted
 
