@@ -131,13 +131,13 @@ def whole(shapes: Shapes, precision: npt.DTypeLike) -> Arrays:
 
 def between_numbers(values: Array) -> Array:
     """The same, beginning at an odd address."""
-    shifted: Array = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
+    shifted = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
     shifted[...] = values
     return shifted
 
 
 def read_only(values: Array) -> Array:
-    copy = values.copy()
+    copy: Array = values.copy()
     copy.flags.writeable = False
     return copy
 
