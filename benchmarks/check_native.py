@@ -111,7 +111,7 @@ def addresses_and_undefined(*, quick: bool) -> bool:
 def threads(*, quick: bool) -> bool:
     """Whether the stress program ends well without a report, for each instruction set that is built and can run."""
     program = build("stress", "thread", quick=quick) / "stress"
-    rounds = "5" if quick else "60"
+    rounds = "5" if quick else "20"
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}
     return _clean([str(program), rounds], environment)
 

@@ -137,7 +137,7 @@ def between_numbers(values: Array) -> Array:
 
 
 def read_only(values: Array) -> Array:
-    copy = values.copy()
+    copy: Array = values.copy()
     copy.flags.writeable = False
     return copy
 
