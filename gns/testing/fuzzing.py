@@ -26,6 +26,8 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene.ply import load_ply, save_ply
 from gns.scene.readers import SceneOptions, find_reader, read_scene
+from gns.scene.readers.depth_maps import read_depth_map
+from gns.scene.readers.frames import DepthMap
 from gns.scene.readers.ply_points import read_ply_points
 from gns.testing.examples import random_gaussians
 from gns.testing.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
@@ -148,6 +150,7 @@ def _targets(work: Path) -> Iterator[Target]:
     models = [(work / name).read_bytes() for name in ("model.ply", "small.ply")]
     yield Target("model.ply", "point_cloud.ply", models, load_ply)
     yield Target("image", "photo.png", list(_pictures()), _picture)
+    yield Target("depth map", "depth.png", [list(_pictures())[-1]], _depth_map)
     yield from _of_a_run(work)
 
 
@@ -195,6 +198,10 @@ def _scene_of(path: Path) -> Path:
 
 def _picture(path: Path) -> object:
     return read_image(path), read_mask(path)
+
+
+def _depth_map(path: Path) -> object:
+    return read_depth_map(DepthMap(path, 1.0, 0.0), (8, 6))
 
 
 def _pictures() -> Iterator[bytes]:
