@@ -26,12 +26,14 @@ from gns.errors import UserError
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene.ply import load_ply, save_ply
 from gns.scene.readers import SceneOptions, find_reader, read_scene
+from gns.scene.readers.depth_maps import read_depth_map
+from gns.scene.readers.frames import DepthMap
 from gns.scene.readers.ply_points import read_ply_points
 from gns.testing.examples import random_gaussians
 from gns.testing.scene_files import SmallScene, small_scene, write_colmap, write_nerfstudio
 from gns.testing.tiny import tiny_config, tiny_scene
 from gns.training.loop import Trainer
-from gns.utils.images import read_image, read_mask
+from gns.utils.images import image_size, read_image, read_mask
 from gns.utils.png import read_png
 
 Read = Callable[[Path], object]  # of the file at a path
@@ -148,6 +150,7 @@ def _targets(work: Path) -> Iterator[Target]:
     models = [(work / name).read_bytes() for name in ("model.ply", "small.ply")]
     yield Target("model.ply", "point_cloud.ply", models, load_ply)
     yield Target("image", "photo.png", list(_pictures()), _picture)
+    yield Target("depth map", "depth.png", [list(_pictures())[-1]], _depth_map)
     yield from _of_a_run(work)
 
 
@@ -194,7 +197,14 @@ def _scene_of(path: Path) -> Path:
 
 
 def _picture(path: Path) -> object:
+    width, height = image_size(path)
+    if width * height > _MOST_PIXELS:
+        raise UserError("a panorama, which may take its time")
     return read_image(path), read_mask(path)
+
+
+def _depth_map(path: Path) -> object:
+    return read_depth_map(DepthMap(path, 1.0, 0.0), (8, 6))
 
 
 def _pictures() -> Iterator[bytes]:
@@ -218,6 +228,7 @@ def _pictures() -> Iterator[bytes]:
 
 
 CORPUS = Path(__file__).resolve().parents[2] / "tests" / "fuzz" / "corpus"
+_MOST_PIXELS = 20_000_000  # of a photo that is fuzzed: larger ones are read too, slowly, and have tests of their own
 _LARGEST_CORPUS = 8_000  # bytes of a target, compressed
 
 

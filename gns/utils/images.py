@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 MAX_DEFAULT_WIDTH = 1600
 # Photos of more pixels are reduced while they are decoded, as far as they will be reduced anyway.
 LARGE = 178_956_970
+_PNG = b"\x89PNG\r\n\x1a\n"
 _BAND = 256  # rows at a time, where arithmetic takes several times the memory of the pixels
 
 
@@ -141,6 +142,23 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
+def decoded_as_stored(content: bytes) -> npt.NDArray[Any] | None:
+    """The values of a picture in whatever depth it stores them, colours in OpenCV's order; None for no such picture.
+
+    Raises ValueError where a PNG is cut short: OpenCV makes room for as much as its parts claim to have, four gigabytes
+    for a file of 62 bytes.
+    """
+    if content.startswith(_PNG):
+        at, name = len(_PNG), b""
+        while name != b"IEND":  # a part is its length, its name, its content and a checksum
+            name = content[at + 4 : at + 8]
+            at += 12 + int.from_bytes(content[at : at + 4], "big")
+            if at > len(content):
+                raise ValueError("it is cut short")
+    values: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return values
+
+
 def _is_sixteen_bit(picture: ImageFile.ImageFile) -> bool:
     """Of a picture that is open but not loaded yet: loading empties the list of tiles."""
     # Pillow gives 16-bit colour an 8-bit mode and drops the low byte; only the raw mode, such as "RGB;16B", tells.
@@ -148,7 +166,7 @@ def _is_sixteen_bit(picture: ImageFile.ImageFile) -> bool:
 
 
 def _sixteen_bit_pixels(content: bytes) -> Pixels:
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    values = decoded_as_stored(content)
     if values is None or values.dtype != np.uint16:
         raise ValueError("its 16-bit pixels cannot be decoded")
     reduced: Pixels = np.empty(values.shape, np.uint8)

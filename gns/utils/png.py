@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gns.errors import UserError
 from gns.utils.atomic_files import atomic_file
+from gns.utils.open_picture import opened_picture
 
 
 def to_eight_bit(image: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def write_png(path: Path, pixels: Tensor) -> None:
 def read_png(path: Path) -> Tensor:
     """The pixels of an image file, uint8 [H, W, 3]. Raises UserError where it is missing or no image."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             return torch.from_numpy(np.array(image.convert("RGB")))
-    except OSError as error:
+    except Exception as error:  # the decoders know many ways to be displeased
         raise UserError(f"cannot read the image {path} ({error}): delete it and render again") from None

@@ -17,7 +17,7 @@ DAMAGED = 40  # files a target
 
 
 COLMAP = [f"colmap {stem}.{kind}" for kind in ("bin", "txt") for stem in ("cameras", "images", "points3D")]
-OTHERS = ["transforms.json", "points.ply", "model.ply", "image", "checkpoint", "config.json", "cfg_args"]
+OTHERS = ["transforms.json", "points.ply", "model.ply", "image", "depth map", "checkpoint", "config.json", "cfg_args"]
 OTHERS += ["results.json", "budget.txt", "rendered picture", "log.jsonl"]
 
 

@@ -125,3 +125,19 @@ def test_floating_point_is_refused(tmp_path: Path) -> None:
     Image.new("F", (4, 4)).save(tmp_path / "a.tiff")
     with pytest.raises(UserError, match="32-bit"):
         read_image(tmp_path / "a.tiff")
+
+
+def test_a_part_of_a_png_that_claims_gigabytes_is_refused_before_room_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by fuzzing: OpenCV took four gigabytes for such a file of 62 bytes."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((6, 8), np.uint16)).save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"IDAT") - 4
+    path.write_bytes(whole[:start] + b"\xff\0\0\x71" + whole[start + 4 :])
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="cut short"):
+        patched.setattr(cv2, "imdecode", None)  # a call would fail
+        read_image(path)
+    path.write_bytes(whole + b"more")
+    assert read_image(path).shape == (6, 8, 3)

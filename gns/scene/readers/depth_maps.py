@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gns.errors import UserError
 from gns.scene.readers.frames import DepthMap, Frame
 from gns.scene.readers.photos import without_suffix
+from gns.utils.images import decoded_as_stored, image_size
 from gns.utils.untrusted_json import parse_json
 
 PARAMETERS = "depth_params.json"
@@ -56,12 +57,15 @@ def with_depth_maps(frames: Sequence[Frame], source: Path, folder: str) -> tuple
 
 def read_depth_map(depth: DepthMap, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Inverse depth [H, W] at the photo's (width, height), not negative. Raises UserError where it cannot be read."""
-    values = cv2.imread(str(depth.path), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 2 or values.dtype != np.uint16:
-        raise UserError(f"{depth.path} is no depth map: it must be a PNG of one channel with 16 bits")
-    (height, width), (wide, high) = values.shape, size
+    (width, height), (wide, high) = image_size(depth.path), size
     if abs(width * high - height * wide) > max(width, height, wide, high):
         raise UserError(f"the depth map {depth.path} has {width} × {height} pixels but its photo {wide} × {high}")
+    try:
+        values = decoded_as_stored(depth.path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"the depth map {depth.path} cannot be read ({error}): replace the file") from None
+    if values is None or values.ndim != 2 or values.dtype != np.uint16:
+        raise UserError(f"{depth.path} is no depth map: it must be a PNG of one channel with 16 bits")
     inverse = values.astype(np.float32) / np.float32(65536) * np.float32(depth.scale) + np.float32(depth.offset)
     return np.maximum(resized_depth(inverse, size), 0)
 
