@@ -19,7 +19,7 @@ from gns.report.pictures import data_uri, error_picture, read_reduced, width_for
 from gns.report.viewer import Viewer, viewer_of
 from gns.run_folder import RunFolder
 from gns.utils.atomic_files import write_text
-from gns.utils.option_table import to_json
+from gns.utils.option_table import flag, to_json
 
 REPORT = "report.html"
 
@@ -313,7 +313,7 @@ def _compared_options(facts: Facts) -> dict[str, Any]:
     """What may have made a difference: the scene, and the options that decide about results."""
     if facts.config is None:
         return {}
-    return {"--source_path": facts.config.source_path, **decisive_options(facts.config)}
+    return {flag("source_path"): facts.config.source_path, **decisive_options(facts.config)}
 
 
 def _megabytes(size: int) -> str:

@@ -205,7 +205,7 @@ def _without(folders: Sequence[str], path: Path) -> str:
 def test_several_runs_on_one_page(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = shutil.copytree(model, tmp_path / "another")
     config = json.loads((other / "config.json").read_text())
-    config["options"]["seed"] = 7
+    config["options"] |= {"seed": 7, "source_path": "/elsewhere"}
     (other / "config.json").write_text(json.dumps(config))
     output = tmp_path / "both.html"
     assert cli.main(["compare", str(model), str(other), "-o", str(output)]) == 0
@@ -214,6 +214,7 @@ def test_several_runs_on_one_page(model: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
     assert sum(address.startswith("data:image/jpeg") for address in page.addresses) == 2 * 3
     assert "another" in page.text and "--seed" in page.text and "--sh-degree" not in page.text
+    assert "--source-path" in page.text and "/elsewhere" in page.text
     assert "PSNR" in page.text and "LPIPS" not in page.text  # which was measured of none
     assert cli.main(["compare", str(model)]) == 2
     assert "at least two output folders" in capsys.readouterr().err

@@ -70,6 +70,7 @@ def test_a_run_that_is_watched_ends_in_the_same_bits(port: int, visited: None) -
     assert not same_state(trained(meddling).state_dict(), plain)
     assert viewer._picture.image.shape[1] == 640 and np.asarray(viewer._picture.image).std() > 5
     assert viewer._plots._points[-1][0] == 24
+    assert viewer._plots._loss.scales["x"]["range"] == (0, 24)
 
 
 def meddling(event: Event) -> None:

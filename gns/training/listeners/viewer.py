@@ -157,14 +157,22 @@ class _Plots:
 
         def plot(title: str, color: str) -> Any:
             series = (uplot.Series(label="iteration"), uplot.Series(label=title, stroke=color, width=2))
-            scales = {"x": uplot.Scale(time=False), "y": uplot.Scale(auto=True)}
+            scales = self._scales()
             axes = (uplot.Axis(stroke=_AXES), uplot.Axis(stroke=_AXES, size=70))
             return gui.add_uplot(self._data(1), series, title=title, scales=scales, axes=axes, aspect=2.0)
 
         self._loss, self._population = plot("loss", "#c33"), plot("Gaussians", "#36c")
 
     def update(self) -> None:
-        self._loss.data, self._population.data = self._data(1), self._data(2)
+        for plot, column in ((self._loss, 1), (self._population, 2)):
+            plot.scales, plot.data = self._scales(), self._data(column)
+
+    def _scales(self) -> dict[str, Any]:
+        """Both ends of the iterations are given: in a browser that comes later, viser's own choice shows nothing."""
+        from viser import uplot
+
+        newest = self._points[-1][0] if self._points else 1.0
+        return {"x": uplot.Scale(time=False, auto=False, range=(0.0, newest)), "y": uplot.Scale(auto=True)}
 
     def _data(self, column: int) -> tuple[npt.NDArray[np.float64], ...]:
         points = np.array(self._points or [(0.0, 0.0, 0.0)])
