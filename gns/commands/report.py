@@ -43,7 +43,9 @@ def conclude(run: RunFolder, config: TrainConfig, scene: Scene, device: torch.de
                 held_out = scores_of(run, config.iterations, quiet=config.quiet)
         summary = write_summary(run, config, scene, device, held_out)
         if config.report:
-            say(f"report: {write_report(run.path)}", config.quiet)
+            with renderer_threads(config.threads):  # it draws a little, for the viewer
+                page = write_report(run.path)
+            say(f"report: {page}", config.quiet)
     except (UserError, OSError) as error:
         warn(f"the model is saved, but not its report: {error}")
         return {}
@@ -85,7 +87,9 @@ def report_run(config: ReportConfig) -> None:
         if scene.test:
             with renderer_threads(config.threads):
                 draw_held_out(run, iteration, scene, pick_device(config.device), quiet=config.quiet)
-    say(f"report: {write_report(run.path)}", config.quiet)
+    with renderer_threads(config.threads):
+        page = write_report(run.path)
+    say(f"report: {page}", config.quiet)
 
 
 def refresh_reports(folders: Iterable[str]) -> None:
