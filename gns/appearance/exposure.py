@@ -27,7 +27,7 @@ STEP = 0.4  # of the way to the solution at each visit: the model changes meanwh
 IDENTITY_WEIGHT = 1e-3  # against the mean square of a colour, near 0.2: decides where a photo has few colours
 SAMPLES = 10_000  # pixels of a photo that are compared, at least: a grid over it
 SATURATED = 255  # such a pixel says "at least as bright as this"
-ROUNDS = 5  # through all photos, until it is decided whether to go on
+ROUNDS = 5  # through all photos, until it is asked for the first time whether to go on
 # A model follows such differences by itself:
 SMALL = 0.1  # relative to a grey, root mean square …
 FOLLOWED = 0.5  # … of which more than this share of the variance can be told from the other photos
@@ -41,8 +41,9 @@ class Exposure:
     any transform, in a viewer or from a new camera: it has the exposure of the average photo.
 
     Where exposures change little, and slowly from each photo to the next, a model follows them by itself, and also for
-    a new camera between theirs. So after some `ROUNDS` it is asked how they differ; where they do so in this way, all
-    transforms are identities from then on.
+    a new camera between theirs. So after some `ROUNDS`, and every further one, it is asked how they differ; once they
+    do so in this way, all transforms are identities from then on. (A model that has just been pruned, or whose
+    opacities were reset, is for some time no measure of a photo.)
     """
 
     name = "exposure"
@@ -108,7 +109,8 @@ class Exposure:
         self._transforms -= self._transforms.mean(dim=0) - self._identity
         for values in self.sums():
             values.zero_()
-        if it == ROUNDS * len(self._views):
+        rounds, rest = divmod(it, len(self._views))
+        if rounds >= ROUNDS and rest == 0:
             self._variation = variation(self._transforms, [view.camera for view in self._views])
             if self.left_to_the_model:
                 self._transforms = self._identity.repeat(len(self._views), 1, 1)
