@@ -27,9 +27,10 @@ STEP = 0.4  # of the way to the solution at each visit: the model changes meanwh
 IDENTITY_WEIGHT = 1e-3  # against the mean square of a colour, near 0.2: decides where a photo has few colours
 SAMPLES = 10_000  # pixels of a photo that are compared, at least: a grid over it
 SATURATED = 255  # such a pixel says "at least as bright as this"
-ROUNDS = 5  # through all photos, until it is asked for the first time whether to go on
+ROUNDS = 4  # through all photos, in which they are watched before any is allowed for …
+WATCHED = 0.1  # … unless that is more than this share of a run
 # A model follows such differences by itself:
-SMALL = 0.1  # relative to a grey, root mean square …
+SMALL = 0.12  # relative to a grey, root mean square …
 FOLLOWED = 0.5  # … of which more than this share of the variance can be told from the other photos
 
 
@@ -41,15 +42,17 @@ class Exposure:
     any transform, in a viewer or from a new camera: it has the exposure of the average photo.
 
     Where exposures change little, and slowly from each photo to the next, a model follows them by itself, and also for
-    a new camera between theirs. So after some `ROUNDS`, and every further one, it is asked how they differ; once they
-    do so in this way, all transforms are identities from then on. (A model that has just been pruned, or whose
-    opacities were reset, is for some time no measure of a photo.)
+    a new camera between theirs. So photos are first watched: transforms are found, and not applied. Then it is decided
+    whether to go on with them, or without.
     """
 
     name = "exposure"
 
-    def __init__(self, views: Sequence[View]) -> None:
-        """Identities for the photos of the training `views`, which may change their size but not their order."""
+    def __init__(self, views: Sequence[View], watch: int = 0) -> None:
+        """Identities for the photos of the training `views`, which may change their size but not their order.
+
+        Photos are watched for so many iterations; 0: their exposures are allowed for from the first one on.
+        """
         self._views = views
         self._names = [view.camera.name for view in views]
         device = views[0].device
@@ -58,12 +61,18 @@ class Exposure:
         # Of the iteration under way: the normal equations of each photo that was seen, zero for the others.
         self._scatters = torch.zeros(len(views), 4, 4, device=device)
         self._matches = torch.zeros(len(views), 3, 4, device=device)
-        self._variation: Variation | None = None  # once it was asked for
+        self._watch = watch
+        self._variation: Variation | None = None  # as it was found when the watch was over
 
     @property
     def transforms(self) -> Tensor:
         """[A | b] of each photo, float32 [photos, 3, 4]; their mean is the identity."""
         return self._transforms
+
+    @property
+    def watching(self) -> bool:
+        """Whether it is still to be decided how to go on."""
+        return self._watch > 0 and self._variation is None
 
     @property
     def left_to_the_model(self) -> bool:
@@ -76,6 +85,8 @@ class Exposure:
         if self.left_to_the_model:
             return image
         self._compare(image.detach(), view)
+        if self.watching:
+            return image
         saturated = self._views[view].image.permute(2, 0, 1) >= SATURATED
         exposed: Tensor = _Exposed.apply(image, self._transforms[view], saturated)  # type: ignore[no-untyped-call]
         return exposed
@@ -99,21 +110,25 @@ class Exposure:
         return [self._scatters, self._matches]
 
     def step(self, it: int) -> None:
-        """Bring photos that were seen nearer to their solution; then make the mean of all the identity again."""
+        """Bring photos that were seen nearer to their solution; then make the mean of all the identity again.
+
+        While photos are watched they are brought all the way, and the mean is what it is: the next rendering does not
+        know of it.
+        """
         if self.left_to_the_model:
             return
         pull = IDENTITY_WEIGHT * torch.eye(4, device=self._identity.device)
         solutions = torch.linalg.solve(self._scatters + pull, (self._matches + self._identity @ pull).mT).mT
         seen = self._scatters[:, 3:, 3:] > 0  # the share of pixels that could be used, 1 or 0
-        self._transforms = self._transforms + STEP * seen * (solutions - self._transforms)
-        self._transforms -= self._transforms.mean(dim=0) - self._identity
+        self._transforms = self._transforms + (1 if self.watching else STEP) * seen * (solutions - self._transforms)
         for values in self.sums():
             values.zero_()
-        rounds, rest = divmod(it, len(self._views))
-        if rounds >= ROUNDS and rest == 0:
+        if it == self._watch:
             self._variation = variation(self._transforms, [view.camera for view in self._views])
-            if self.left_to_the_model:
-                self._transforms = self._identity.repeat(len(self._views), 1, 1)
+        if not self.watching:
+            self._transforms -= self._transforms.mean(dim=0) - self._identity
+        if self.left_to_the_model:
+            self._transforms = self._identity.repeat(len(self._views), 1, 1)
 
     def remark(self) -> str | None:
         """Says so where exposures are left to the model."""
@@ -140,6 +155,12 @@ class Exposure:
             raise ValueError(f"it has exposures of {len(transforms)} photos, and there are {len(self._views)}")
         self._transforms = transforms.to(self._transforms)
         self._variation = saved["variation"] and Variation(**saved["variation"])
+
+
+def iterations_to_watch(photos: int, iterations: int) -> int:
+    """For how long to watch so many `photos` in a run of `iterations`; 0 where that would be too much of it."""
+    rounds = ROUNDS * photos
+    return rounds if rounds <= WATCHED * iterations else 0
 
 
 class _Exposed(torch.autograd.Function):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gns.appearance.exposure import Exposure
+from gns.appearance.exposure import Exposure, iterations_to_watch
 from gns.arguments import Config, TrainConfig
 from gns.errors import UserError
 from gns.gaussian_renderer import ScreenGradients, render
@@ -325,7 +325,7 @@ def _plan(config: Config, scene: Scene, team: Team, views: Sequence[View]) -> Pl
 
 def _own_parts(config: Config, views: Sequence[View]) -> list[Part]:
     """What the options ask to be trained beside the Gaussians."""
-    return [Exposure(views)] if config.exposure else []
+    return [Exposure(views, watch=iterations_to_watch(len(views), config.iterations))] if config.exposure else []
 
 
 def _listeners(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import gns
 from gns.appearance.expected import expected_exposures
-from gns.appearance.exposure import ROUNDS, Exposure, adjusted
+from gns.appearance.exposure import Exposure, adjusted, iterations_to_watch
 from gns.arguments import MetricsConfig, RenderConfig
 from gns.commands.metrics import evaluate_models
 from gns.commands.render import render_run
@@ -160,8 +160,8 @@ def test_hidden_pixels_have_no_say(image: Tensor) -> None:
 
 
 def visited(wanted: Sequence[Tensor], image: Tensor, rounds: int) -> Exposure:
-    """Exposures of photos like `wanted`, of which renderings like `image` were compared with each so many times."""
-    exposure = Exposure(photos(*wanted))
+    """Exposures of photos like `wanted`, watched for two rounds; renderings like `image` were compared with each."""
+    exposure = Exposure(photos(*wanted), watch=2 * len(wanted))
     for it in range(rounds * len(wanted)):
         exposure.applied(image, it % len(wanted))
         exposure.step(it + 1)
@@ -169,18 +169,18 @@ def visited(wanted: Sequence[Tensor], image: Tensor, rounds: int) -> Exposure:
 
 
 def test_a_small_and_steady_change_is_left_to_the_model(image: Tensor) -> None:
-    """But not before it is known to be one."""
+    """Photos are watched before that is known, and nothing is changed meanwhile."""
     image = 0.5 * image
     brighter = [(0.85 + 0.02 * place) * image for place in range(12)]
-    early, later = (visited(brighter, image, rounds) for rounds in (ROUNDS - 1, ROUNDS))
-    assert not early.left_to_the_model and early.remark() is None
-    assert float(early.transforms[0, 0, 0]) < 0.95
-    assert later.left_to_the_model and "without --exposure" in (later.remark() or "")
+    early, later = (visited(brighter, image, rounds) for rounds in (1, 2))
+    assert early.watching and not early.left_to_the_model and early.remark() is None
+    assert early.applied(image, 0) is image
+    assert not later.watching and later.left_to_the_model and "without --exposure" in (later.remark() or "")
     assert all(torch.equal(transform, IDENTITY) for transform in later.transforms)
     assert later.applied(image, 0) is image
     later.step(10_000)
     assert all(torch.equal(transform, IDENTITY) for transform in later.transforms)
-    resumed = Exposure(photos(*brighter))
+    resumed = Exposure(photos(*brighter), watch=24)
     resumed.load_state_dict(later.state_dict())
     assert resumed.left_to_the_model
 
@@ -189,16 +189,37 @@ def test_a_small_and_steady_change_is_left_to_the_model(image: Tensor) -> None:
 def test_a_change_that_is_only_one_of_the_two_is_not(image: Tensor, at_random: float, steady: float) -> None:
     image = 0.5 * image
     uneven = [(0.6 + at_random * (place % 2) + steady * place) * image for place in range(12)]
-    exposure = visited(uneven, image, ROUNDS + 2)
-    assert not exposure.left_to_the_model and exposure.remark() is None
+    exposure = visited(uneven, image, 3)
+    assert not exposure.watching and not exposure.left_to_the_model and exposure.remark() is None
     first, second, *_ = exposure.transforms.diagonal(dim1=1, dim2=2).mean(dim=1).tolist()
     assert second - first == pytest.approx(at_random + steady, abs=0.02)
+    assert exposure.applied(image, 0) is not image
+
+
+def test_a_run_whose_exposures_are_left_to_the_model_is_the_run_without() -> None:
+    """To the bit: all its photos have one exposure but for a little, and steadily so."""
+    scene = tiny_scene(train_views=7)
+    steady = replace(scene, train=[_dimmed(view, 1 - 0.03 * place) for place, view in enumerate(scene.train)])
+    with_it, without = (train(steady, tiny_config(exposure=on)) for on in (True, False))
+    exposure = with_it.parts["exposure"]
+    assert isinstance(exposure, Exposure) and exposure.left_to_the_model
+    assert same_state({**with_it.state_dict(), "parts": {}}, without.state_dict())
+
+
+def _dimmed(view: View, factor: float) -> View:
+    return replace(view, image=(factor * view.image).round().to(torch.uint8))
+
+
+def test_a_capture_of_many_photos_is_not_watched() -> None:
+    assert iterations_to_watch(43, 3_000) == 4 * 43
+    assert iterations_to_watch(301, 3_000) == 0
 
 
 def test_it_resumes_to_the_same_bits(uneven: Scene, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, exposure=True)
     whole = train(uneven, config)
-    trainer = Trainer(config, uneven, parts=[Exposure(uneven.train)])
+    watch = iterations_to_watch(len(uneven.train), config.iterations)
+    trainer = Trainer(config, uneven, parts=[Exposure(uneven.train, watch)])
     state = trainer.begin()
     for _ in range(40):
         trainer.advance(state)
