@@ -1,7 +1,11 @@
-"""For every test: torch on one thread, as in training, so that its workers do not spin against the renderer's."""
+"""For every test: torch on one thread, as in training, so that its workers do not spin against the renderer's.
+
+And a Ctrl-C that is heard: shells have what they start in the background ignore it, and a run rightly leaves it so.
+"""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +15,8 @@ from gns.gaussian_renderer import instruction_sets, use_instruction_set
 from gns.testing.comparison import BACKENDS, Backend
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=BACKENDS, ids=str)
