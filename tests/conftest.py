@@ -6,6 +6,7 @@ And a Ctrl-C that is heard: shells have what they start in the background ignore
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -32,3 +33,11 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 def no_early_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine small runs may outlast the time until the first checkpoint by the clock."""
     monkeypatch.setattr("gns.training.listeners.checkpoints.FIRST_SECONDS", 3_600.0)
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of this machine alone that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gns.scene import Camera
+from gns.utils.text import by_number
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,11 +94,11 @@ def _in_time(wanted: Sequence[Camera], known: Sequence[Camera], transforms: Floa
 
     The names tell in which order photos were taken, numbers in them by their value.
     """
-    order = sorted((_capture_order(camera), place) for place, camera in enumerate(known))
+    order = sorted((by_number(camera.name), place) for place, camera in enumerate(known))
     guesses = []
     for camera in wanted:
-        before = bisect.bisect_left(order, _capture_order(camera), key=itemgetter(0))
-        after = bisect.bisect_right(order, _capture_order(camera), key=itemgetter(0))
+        before = bisect.bisect_left(order, by_number(camera.name), key=itemgetter(0))
+        after = bisect.bisect_right(order, by_number(camera.name), key=itemgetter(0))
         places = [place for _, place in (*order[:before][-1:], *order[after:][:1])]
         guesses.append(transforms[places].mean(axis=0))
     return np.stack(guesses)
@@ -123,12 +123,6 @@ def _in_space(wanted: Sequence[Camera], known: Sequence[Camera], transforms: Flo
         weights = (FARTHEST + np.exp(-0.5 * np.square(away(camera, 0) / scale))) * (names != camera.name)
         guesses.append(np.average(transforms, axis=0, weights=weights))
     return np.stack(guesses)
-
-
-def _capture_order(camera: Camera) -> list[tuple[int, int, str]]:
-    """A key by which photo2.jpg comes before photo10.jpg."""
-    parts = re.split(r"([0-9]+)", camera.name)
-    return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
 _GUESSES = (_in_time, _in_space)

@@ -84,16 +84,16 @@ class Exposure:
         """The rendered `image` [3, H, W] as photo number `view` would show it, cut off where the photo is."""
         if self.left_to_the_model:
             return image
-        self._compare(image.detach(), view)
+        shown = self._views[view].decoded()
+        self._compare(image.detach(), shown, view)
         if self.watching:
             return image
-        saturated = self._views[view].image.permute(2, 0, 1) >= SATURATED
+        saturated = shown.image.permute(2, 0, 1) >= SATURATED
         exposed: Tensor = _Exposed.apply(image, self._transforms[view], saturated)  # type: ignore[no-untyped-call]
         return exposed
 
-    def _compare(self, image: Tensor, view: int) -> None:
-        """Add the normal equations of the least-squares transform from `image` [3, H, W] to the photo."""
-        shown = self._views[view].decoded()
+    def _compare(self, image: Tensor, shown: View, view: int) -> None:
+        """Add the normal equations of the least-squares transform from `image` [3, H, W] to the photo of a view."""
         step = max(1, math.isqrt(image[0].numel() // SAMPLES))
         rows = slice(step // 2, None, step)
         image, photo = image[:, rows, rows].flatten(1), shown.image[rows, rows].flatten(0, 1).T

@@ -28,12 +28,12 @@ from gns.sfm.options import ConvertConfig
 from gns.sfm.pairs import matching_for
 from gns.sfm.photos import SourcePhoto, find_photos, groups_of, list_photos, prepare_photo
 from gns.sfm.process import require_pycolmap, run_colmap
-from gns.sfm.progress import Progress
 from gns.sfm.scene_photos import write_photos, write_reduced
 from gns.sfm.video import choose_frames, write_frames
 from gns.utils.atomic_files import write_text
 from gns.utils.console import say, warn
 from gns.utils.folder_lock import locked
+from gns.utils.progress import Progress
 
 FINISHED_FILE = "convert.json"
 FEWEST_PHOTOS = 3

@@ -15,10 +15,10 @@ from gns.gaussian_renderer import render
 from gns.scene import Camera, Gaussians, Scene
 from gns.scene.camera_path import PATHS, filming, fitted_path, path_through, read_key_cameras
 from gns.scene.layout import subject_of
-from gns.sfm.progress import Progress
 from gns.utils.console import say
 from gns.utils.map_pictures import Scale, alpha_picture, count_picture, depth_picture, surface_inverse_depth
 from gns.utils.png import to_eight_bit
+from gns.utils.progress import Progress
 from gns.utils.video import check_video, video_file
 
 LONG_SIDE, SHORT_SIDE = 1920, 1080  # unless --size says otherwise; upright where the photos are

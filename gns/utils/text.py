@@ -63,7 +63,7 @@ def folded(name: str) -> str:
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
-    """The key that sorts `ours_7000` before `ours_30000`: digits count as numbers."""
+    """The key that sorts `ours_7000` before `ours_30000`, photo2 before photo10: digits count as numbers."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -28,13 +28,6 @@ SCENE = tiny_scene()
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody is always connected, and may be shown a model at any time."""
     monkeypatch.setattr(Window, "visitors", 1)

@@ -38,13 +38,6 @@ SCENE = tiny_scene()
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
 def window(port: int) -> Iterator[Window]:
     view, state = SCENE.train[0], train(SCENE, tiny_config(iterations=1))
     window = Window(port, "tiny", view.camera, state.gaussians, SCENE.background, [view.camera])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gns.sfm.progress import Progress
+from gns.utils.progress import Progress
 
 
 def test_lines_tell_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = [0.0]
-    monkeypatch.setattr("gns.sfm.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("gns.utils.progress.time.monotonic", lambda: clock[0])
     with Progress(quiet=False) as progress:
         for done, clock[0] in ((0, 0.0), (10, 10.0), (20, 40.0), (25, 45.0), (30, 90.0), (60, 120.0)):
             progress.tell("matching", done, 60, "pair")
