@@ -256,8 +256,9 @@ class Config(MachineConfig):
         default=None,
         metadata=option("learn from photos of a quarter of their size first, then of half", group="training"),
     )
-    position_rate: float | None = field(
-        default=None, metadata=option("times the method's step size of the positions", group="training")
+    larger_steps: bool | None = field(
+        default=None,
+        metadata=option("larger steps of positions, shapes and harmonics than published", group="training"),
     )
     dense_model: float | None = field(
         default=None,
@@ -302,8 +303,6 @@ class Config(MachineConfig):
         for name, value in vars(PRESETS[self.preset].refinements).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        if self.refinements.position_rate <= 0:
-            raise UserError(f"--position-rate is {self.position_rate}: it must be above 0")
         if not 0.5 <= self.refinements.dense_model <= 10:
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))

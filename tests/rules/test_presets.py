@@ -11,6 +11,7 @@ import gns
 from gns.arguments import parse_train, read_config
 from gns.errors import UserError
 from gns.rules import METHODS, PRESETS, Plan, Refinements, optimisation_of, plan_of
+from gns.rules.presets import LARGER_STEPS
 from gns.run_folder import RunFolder
 from gns.team import SINGLE
 from gns.testing.tiny import tiny_config
@@ -51,13 +52,14 @@ def test_coarse_to_fine_reduces_photos_at_first() -> None:
     assert [optimisation.photo_divisor(it) for it in (1, 100, 101, 300, 301, 1_000)] == [4, 4, 2, 2, 1, 1]
 
 
-def test_the_position_rate_multiplies_that_rate_alone() -> None:
+def test_larger_steps_multiply_the_step_sizes_of_all_but_opacities() -> None:
     published = optimisation_of("gns", "standard")
-    rates = published.learning_rates(12_345, 2.0, {})
-    refined = Refinements(position_rate=3.0).applied(METHODS["gns"].schedules["standard"])
-    faster = refined.optimisation.learning_rates(12_345, 2.0, {})
-    assert faster.pop("means") == pytest.approx(3 * rates.pop("means"))
-    assert faster == rates
+    refined = Refinements(larger_steps=True).applied(METHODS["gns"].schedules["standard"]).optimisation
+    assert replace(refined, rates=published.rates) == published
+    factors = {name: rate / getattr(published.rates, name) for name, rate in vars(refined.rates).items()}
+    assert factors == pytest.approx({**LARGER_STEPS, "opacity_logits": 1.0})
+    means = [plan.learning_rates(30_000, 2.0, {})["means"] for plan in (published, refined)]
+    assert means[1] == pytest.approx(LARGER_STEPS["means_last"] * means[0])
 
 
 def test_a_larger_dense_model_is_grown_where_some_are_to_be_taken_out() -> None:
@@ -78,7 +80,7 @@ def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
     assert config.coarse_to_fine is best.coarse_to_fine is True
     mixed = parse_train([*BUDGET, "--preset", "best", "--no-coarse-to-fine"])
     assert mixed.refinements == replace(best, coarse_to_fine=False)
-    assert parse_train([*BUDGET, "--position-rate", "2"]).refinements == Refinements(position_rate=2.0)
+    assert parse_train([*BUDGET, "--larger-steps"]).refinements == Refinements(larger_steps=True)
 
 
 def test_quick_is_shorter_unless_iterations_are_given() -> None:
@@ -90,19 +92,18 @@ def test_quick_is_shorter_unless_iterations_are_given() -> None:
 
 def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
     """A later version may mean something else by the name."""
-    config = tiny_config(tmp_path, preset="best", position_rate=1.5)
+    config = tiny_config(tmp_path, preset="best", dense_model=1.5)
     run = RunFolder.create(config.model_path, config)
     assert replace(read_config(run.path / "config.json"), quiet=True) == config
-    assert config.refinements == replace(PRESETS["best"].refinements, position_rate=1.5)
+    assert config.refinements == replace(PRESETS["best"].refinements, dense_model=1.5)
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--preset", "better"], "choose one of paper, best, quick"),
-        (["--position-rate", "0"], "--position-rate is 0.0: it must be above 0"),
         (["--dense-model", "0.1"], "--dense-model is 0.1: it must be from 0.5 to 10"),
-        (["--position-rate", "fast"], "--position-rate"),
+        (["--dense-model", "larger"], "--dense-model"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
 )
