@@ -9,7 +9,8 @@ all that it leaves (models, checkpoints, log, pictures, scores) is equal to the 
 was never disturbed, with no temporary file or lock beside it. The exit status is 1 where a trial fails.
 
 A full disk and a read-only one are played on a tmpfs of the trial's own, which takes the right to mount; without it,
-files that may not grow stand in for the former and the latter is left out, with a line that says so.
+files that may not grow stand in for the former and the latter is left out, with a line that says so. SIGTERM, SIGHUP
+and Ctrl-C end the trials, and nothing stays mounted.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from gns.testing.crashes import (
     Kill,
     Preparation,
     differences,
+    end_tidily,
     few_descriptors,
     leftovers,
     mad_clocks,
     partial_files,
     run_commands,
     shift_file_times,
+    signals_held_back,
     single_threaded,
     small_files,
 )
@@ -168,15 +171,17 @@ def _recovered(trials: Trials, folder: Path, prepare: Sequence[Preparation] = ()
 @contextmanager
 def _disk(place: Path, size: int) -> Iterator[Path]:
     """A file system of its own with so many bytes. Raises CalledProcessError where mounting is not allowed."""
-    place.mkdir()
-    try:
-        _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
+    with signals_held_back() as let_through:  # neither mounting nor unmounting is left half-way
+        place.mkdir()
         try:
-            yield place
+            _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
+            try:
+                with let_through():
+                    yield place
+            finally:
+                subprocess.run(["umount", str(place)], check=True)
         finally:
-            subprocess.run(["umount", str(place)], check=True)
-    finally:
-        place.rmdir()
+            place.rmdir()
 
 
 def _mount(*arguments: str) -> None:
@@ -200,6 +205,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=LACKS, default=LACKS, help="of those other kinds")
     options = parser.parse_args()
+    end_tidily()  # no file system stays mounted
     single_threaded()
     generator = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as name:

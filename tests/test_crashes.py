@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import importlib.abc
 import os
+import signal
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from benchmarks import crash_trials
 from benchmarks.crash_trials import commands
 from gns.run_folder import RunFolder
 from gns.testing.crashes import (
     KINDS,
+    Ending,
     Kill,
     differences,
     few_descriptors,
@@ -141,3 +149,69 @@ def test_the_record_of_a_model_is_there_before_it(tmp_path: Path, monkeypatch: p
     run.save_model(random_gaussians(4), 5)
     assert there == [False, False] and run.load_model(5) is not None
     assert run.model_digest(5)
+
+
+# Mounting takes a right: these write down what they are asked. A disk is empty when it is gone.
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*" >> {log}
+test "$(basename "$0")" = mount || rm -rf "$1"/*
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_trials_that_are_ended_leave_nothing_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    log, begun, work, programs = (tmp_path / name for name in ("log", "begun", "work", "programs"))
+    for folder in (work, programs):
+        folder.mkdir()
+    for name in ("mount", "umount"):
+        (programs / name).write_text(STAND_IN.format(log=log))
+        (programs / name).chmod(0o755)
+
+    def endless(commands: Sequence[Sequence[str]], *_: Any, count: bool = False, **__: Any) -> Ending:
+        if not count:
+            return run_commands([], prepare=[begun.touch, lambda: time.sleep(600)])
+        model = Path(commands[0][commands[0].index("-m") + 1])
+        model.mkdir()
+        (model / "file").touch()
+        return Ending(False, 0, "", points=dict.fromkeys(KINDS, 9))
+
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    monkeypatch.setattr(crash_trials, "run_commands", endless)
+    monkeypatch.setattr(sys, "argv", ["crash_trials", "--kills", "0", "--only", "read-only"])
+    process = os.fork()
+    if process == 0:
+        _trials_and_no_more()
+    try:
+        until = time.monotonic() + 60
+        while not begun.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        for _ in range(2):  # as some shells and systems send it
+            os.kill(process, number)
+        _, how = os.waitpid(process, 0)
+        assert os.waitstatus_to_exitcode(how) == 128 + number
+        with pytest.raises(ProcessLookupError):  # nor is a child left
+            os.killpg(process, 0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+    told = [line.split() for line in log.read_text().splitlines()]
+    mounted = [words[-1] for words in told if words[:3] == ["mount", "-t", "tmpfs"]]
+    assert [Path(place).name for place in mounted] == ["probe", "disk"]
+    assert [words[-1] for words in told if words[0] == "umount"] == mounted
+    assert not any(work.iterdir())
+
+
+def _trials_and_no_more() -> NoReturn:
+    """All that a forked process does."""
+    status: Any = 70
+    try:
+        os.setsid()
+        status = crash_trials.main()
+    except SystemExit as end:
+        status = end.code
+    finally:
+        os._exit(status)

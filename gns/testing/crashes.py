@@ -13,10 +13,11 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ from gns.testing.tiny import same_state
 _LEFTOVERS = (".gns-*.tmp", ".lock")
 _ABOUT_SESSIONS = ("summary.json", "report.html")  # their times, memory and paths are not those of another run
 _END_OF_PNG = b"IEND\xaeB`\x82"
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # what asks a process to end
 
 Preparation = Callable[[], None]  # done in the child before its commands
 
@@ -133,16 +136,24 @@ def run_commands(
     reading, writing = os.pipe()
     counting, counted = os.pipe()
     started = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        os.close(counting)
-        _be_child(commands, kill, prepare, writing, counted if count else None)
-    os.close(writing)
-    os.close(counted)
-    with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
-        said = pipe.read()
-    _, how = os.waitpid(child, 0)
+    with signals_held_back() as let_through:  # a child with a signal of its parent's would clean up in its place
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            os.close(counting)
+            _be_child(commands, kill, prepare, writing, counted if count else None)
+        try:
+            with let_through():
+                os.close(writing)
+                os.close(counted)
+                with os.fdopen(reading, encoding="utf-8", errors="replace") as pipe:
+                    said = pipe.read()
+                _, how = os.waitpid(child, 0)
+        except BaseException:  # it would go on writing where its parent cleans up
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+            raise
     with os.fdopen(counting, encoding="utf-8") as pipe:
         told = json.loads(pipe.read() or '{"points": {}, "modules": []}')
     for name in told["modules"]:
@@ -167,6 +178,9 @@ def _be_child(
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = sys.stderr = os.fdopen(os.dup(output), "w", buffering=1, encoding="utf-8", errors="replace")
+        for number in _heeded():
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         for preparation in prepare:
             preparation()
         if kill is not None:
@@ -186,6 +200,46 @@ def _be_child(
             ours = sorted(name for name in sys.modules if name.startswith("gns."))
             os.write(counted, json.dumps({"points": passed, "modules": ours}).encode())
         os._exit(status)
+
+
+def _heeded() -> list[signal.Signals]:
+    """Those of `ENDING` that are not ignored, as SIGHUP is under nohup."""
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def end_tidily() -> None:
+    """From now on a signal of `ENDING` raises SystemExit in this process, so that it cleans up, and ignores all others.
+
+    The status is 128 and the signal's number. What is ignored stays ignored.
+    """
+    heeded = _heeded()
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for other in heeded:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in heeded:
+        signal.signal(number, leave)
+
+
+@contextmanager
+def signals_held_back() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Signals of `ENDING` wait until the end, or until the context that is given is entered, in which they come."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+    @contextmanager
+    def let_through() -> Iterator[None]:
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+    try:
+        yield let_through
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # What may be wrong with the world

@@ -21,8 +21,9 @@ from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import SH_C0
 from gns.scene.viewpoint import distance_seen, up_direction
 from gns.utils.console import warn
+from gns.viewer.guard import start_guarded
 
-HOST = "127.0.0.1"  # nobody else can connect
+HOST = "127.0.0.1"  # no other machine can connect; what may on this one, see guard.py
 _SIZE = 10.0  # of the model in the viewer's units: it packs covariances in 16 bits, which end at 6e-8
 _PATIENCE = 0.2  # seconds after which a thread looks whether it is to end
 
@@ -68,14 +69,17 @@ class Window:
     ) -> None:
         """Start to serve on `port`; `camera` is where visitors begin, and `gaussians` what they see first.
 
-        What is up is taken from the cameras `up`. Raises UserError where viser is missing or the port is taken.
+        What is up is taken from the cameras `up`. Raises UserError where viser is missing or
+        cannot be guarded (`start_guarded`), and where the port is taken.
         """
         viser = viser_or_sentence()
         # Who sends nonsense is disconnected, and no traceback comes of it; who has set up logging still hears of it.
         logging.getLogger("websockets.server").addHandler(logging.NullHandler())
         check_port(port)
         with redirect_stdout(io.StringIO()):  # it prints a table of addresses whether or not it is told to
-            self.server = viser.ViserServer(host=HOST, port=port, label=title, verbose=False)
+            self.server = start_guarded(
+                lambda: viser.ViserServer(host=HOST, port=port, label=title, verbose=False), port
+            )
         if self.server.get_port() != port:  # viser takes the next one where somebody was quicker
             self.server.stop()
             raise UserError(f"port {port} cannot be had (another program took it just now): choose another one")
