@@ -47,7 +47,7 @@ class Refinements:
 
 
 PUBLISHED = Refinements()
-BETTER = Refinements(coarse_to_fine=True, larger_steps=True, dense_model=4 / 3)
+BETTER = Refinements(coarse_to_fine=True, larger_steps=True)
 
 # Until which share of the run photos are reduced how many times. What is large and wrong is set right first, for a
 # sixteenth and a quarter of the pixels; growth then finds the places that lack detail rather than those that lack form.
