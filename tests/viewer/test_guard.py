@@ -7,7 +7,6 @@ import http.client
 import socket
 import threading
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,14 +23,12 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 from gns.errors import UserError
-from gns.testing.tiny import tiny_config, tiny_scene
-from gns.training.loop import train
 from gns.viewer.guard import refusal, start_guarded
 from gns.viewer.window import HOST, Window
+from tests.viewer.conftest import opened
 
 PATIENCE = 60.0  # seconds
 PROTOCOL: Any = f"viser-v{viser.__version__}"
-SCENE = tiny_scene()
 FOREIGN = [
     "http://evil.example",
     "https://evil.example",
@@ -52,14 +49,6 @@ FOREIGN = [
 ]
 OWN = ["http://localhost:{port}", "http://127.0.0.1:{port}", "http://[::1]:{port}", "HTTP://LOCALHOST:{port}", None]
 REBOUND = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "0.0.0.0", "192.168.0.1"]
-
-
-@pytest.fixture
-def window(port: int) -> Iterator[Window]:
-    view, state = SCENE.train[0], train(SCENE, tiny_config(iterations=1))
-    window = Window(port, "tiny", view.camera, state.gaussians, SCENE.background, [view.camera])
-    yield window
-    window.close()
 
 
 def connected(port: int, origin: str | None = None, host: str = HOST) -> Connection:
@@ -163,9 +152,8 @@ def test_a_viser_that_comes_to_its_server_in_another_way_is_not_used(
     server = types.SimpleNamespace(serve=websockets.asyncio.server.serve, ServerConnection=object)
     other: Any = types.SimpleNamespace(asyncio=types.SimpleNamespace(server=server), exceptions=websockets.exceptions)
     monkeypatch.setattr(internals, "websockets", other)
-    view, state = SCENE.train[0], train(SCENE, tiny_config(iterations=1))
     with pytest.raises(UserError, match="pages of other sites could not be kept out"):
-        Window(port, "tiny", view.camera, state.gaussians, SCENE.background, [view.camera])
+        opened(port)
     with socket.socket() as probe:
         probe.settimeout(PATIENCE)
         assert probe.connect_ex((HOST, port)) != 0, "the server that is not guarded still runs"

@@ -37,14 +37,6 @@ PROTOCOL: Any = f"viser-v{viser.__version__}"
 SCENE = tiny_scene()
 
 
-@pytest.fixture
-def window(port: int) -> Iterator[Window]:
-    view, state = SCENE.train[0], train(SCENE, tiny_config(iterations=1))
-    window = Window(port, "tiny", view.camera, state.gaussians, SCENE.background, [view.camera])
-    yield window
-    window.close()
-
-
 def connected(port: int) -> Connection:
     return connect(f"ws://{HOST}:{port}", subprotocols=[PROTOCOL], max_size=None)
 
