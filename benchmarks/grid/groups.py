@@ -1,10 +1,10 @@
-"""Results sorted into what may be compared: one scene, one length, one processor or GPU."""
+"""Results sorted into what may be compared: one scene and one length; times on one processor or GPU besides."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmarks.grid.plan import REFERENCE, REFERENCE_SEED, share_of
@@ -18,11 +18,10 @@ BySeed = Mapping[int, Result]
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of all entrants on `scene`, in so many iterations, on one machine (numbered in the report)."""
+    """The runs of all entrants on `scene`, in so many iterations, on any machine."""
 
     scene: str
     iterations: int
-    machine: str
     results: Sequence[Result]
 
     @cached_property
@@ -51,6 +50,15 @@ class Group:
             (name, options): name if names.count(name) == 1 else f"{name} ({shlex.join(options)})"
             for name, options in known
         }
+
+    @property
+    def machines(self) -> list[str]:
+        """The names of those that the runs were made on, sorted."""
+        return sorted({machine_name(result) for result in self.results})
+
+    def on(self, machine: str) -> Group:
+        """The runs that were made there: their times may be compared."""
+        return replace(self, results=[result for result in self.results if machine_name(result) == machine])
 
     @property
     def entrants(self) -> list[str]:
@@ -106,8 +114,8 @@ def machine_name(result: Result) -> str:
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """All groups, by scene, length and machine."""
-    found: dict[tuple[str, int, str], list[Result]] = {}
+    """All groups, by scene and length."""
+    found: dict[tuple[str, int], list[Result]] = {}
     for result in results:
-        found.setdefault((result.scene, result.iterations, machine_name(result)), []).append(result)
+        found.setdefault((result.scene, result.iterations), []).append(result)
     return [Group(*key, found[key]) for key in sorted(found)]

@@ -36,21 +36,23 @@ def draw_over_budget(group: Group, path: Path) -> None:
     _save(plt, figure_, path)
 
 
-def draw_over_time(group: Group, path: Path) -> int | None:
-    """PSNR on the way over the time spent, at the budget nearest to the paper's share; the budget, None if nothing is
-    drawn. Raises UserError without matplotlib."""
-    wanted = group.share_budget(CLAIM_SHARE)
-    if not group.budgets:
+def draw_over_time(group: Group, machine: str, path: Path) -> int | None:
+    """PSNR on the way over the time spent on `machine`, at the budget nearest to the paper's share.
+
+    Returns the budget, None if nothing is drawn. Raises UserError without matplotlib.
+    """
+    wanted, there = group.share_budget(CLAIM_SHARE), group.on(machine)
+    if not there.budgets:
         return None
-    budget = min(group.budgets, key=lambda size: abs(size - wanted) if wanted else -len(_entrants_at(group, size)))
+    budget = min(there.budgets, key=lambda size: abs(size - wanted) if wanted else -len(_entrants_at(there, size)))
     plt = _pyplot()
     figure_, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     for index, entrant in enumerate(group.entrants):
-        runs = group.of(entrant, budget) or group.of(entrant, None)
+        runs = there.of(entrant, budget) or there.of(entrant, None)
         times, scores = mean_course(runs)
         if times:
             axis.plot(times, scores, "o-", color=f"C{index}", markersize=4, label=entrant)
-    clock = "processor" if group.results[0].device == "cpu" else "clock"
+    clock = "processor" if there.results[0].device == "cpu" else "clock"
     axis.set(xlabel=f"seconds of the {clock} since training began", ylabel="held-out PSNR, dB", xscale="log")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.grid.groups import BySeed, Group, values
+from benchmarks.grid.groups import BySeed, Group, machine_name, values
 from benchmarks.grid.plan import PUBLISHED, REFERENCE
 from benchmarks.grid.results import Result
 from benchmarks.grid.statistics import Figure, figure, paired
@@ -34,14 +34,19 @@ def seconds(result: Result) -> float | None:
     return result.cpu_seconds if result.device == "cpu" else result.wall_seconds
 
 
-def all_runs(group: Group) -> Rows:
-    """A row a cell of the grid: means over seeds, and the spread of single runs."""
+def all_runs(group: Group, numbers: Mapping[str, int]) -> Rows:
+    """A row a cell of the grid: means over seeds, and the spread of single runs.
+
+    Times are means on each machine by itself; `numbers` are what machines are called, by their names.
+    """
     fits = any(result.options.get("--exposure") for result in group.results)
     fitted = ["PSNR fitted, dB"] if fits else []  # on the right halves of photos, colours fitted on the left ones
-    header = ["budget", "method", "Gaussians", "PSNR, dB", "SSIM", *fitted, f"{_clock(group)} s", "peak memory, GB"]
+    several = len(group.machines) > 1
+    clock = f"{_clock(group)} s" + (" (machine)" if several else "")
+    header = ["budget", "method", "Gaussians", "PSNR, dB", "SSIM", *fitted, clock, "peak memory, GB"]
     rows = [[*header, "seeds"]]
     for (entrant, budget), runs in group.runs.items():
-        times, memory = values(runs, seconds), values(runs, lambda result: result.peak_memory_bytes)
+        memory = values(runs, lambda result: result.peak_memory_bytes)
         rows.append(
             [
                 group.budget_text(budget),
@@ -50,12 +55,22 @@ def all_runs(group: Group) -> Rows:
                 figure([result.psnr for result in runs.values()]).spread_text(2),
                 figure([result.ssim for result in runs.values()]).spread_text(4),
                 *([_fitted(runs)] if fits else []),
-                f"{figure(list(times.values())).mean:,.0f}" if times else "-",
+                _seconds_text(runs, numbers if several else {}),
                 f"{figure(list(memory.values())).mean / 1e9:.2f}" if memory else "-",
                 str(len(runs)),
             ]
         )
     return rows
+
+
+def _seconds_text(runs: BySeed, numbers: Mapping[str, int]) -> str:
+    """The mean time on each machine, with its number where there are `numbers`."""
+    by_machine: dict[str, list[float]] = {}
+    for result in runs.values():
+        if (time := seconds(result)) is not None:
+            by_machine.setdefault(machine_name(result), []).append(time)
+    means = {name: f"{figure(times).mean:,.0f}" for name, times in sorted(by_machine.items())}
+    return ", ".join(f"{mean} ({numbers[name]})" if numbers else mean for name, mean in means.items()) or "-"
 
 
 def beside_reference(groups: Sequence[Group], entrant: str) -> Rows:
@@ -133,7 +148,7 @@ def against_baseline(groups: Sequence[Group], baseline: str) -> Rows:
             likeness = paired(values(runs, ssim), values(others, ssim))
             if entrant == baseline or gain is None or likeness is None:
                 continue
-            ratio = _time_ratio(values(runs, seconds), values(others, seconds))
+            ratio = _time_ratio(runs, others)
             by_entrant.setdefault(entrant, []).append((gain, likeness, ratio, group.scene))
             rows.append(
                 [
@@ -243,13 +258,20 @@ def _fitted(runs: BySeed) -> str:
 
 
 def _clock(group: Group) -> str:
-    return "processor" if group.results[0].device == "cpu" else "wall"
+    kinds = {"processor" if result.device == "cpu" else "wall" for result in group.results}
+    return " or ".join(sorted(kinds))
 
 
-def _time_ratio(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
-    """How many times as long the first took, over the seeds that both have; None where none is known of both."""
-    both = first.keys() & second.keys()
-    return sum(first[seed] for seed in both) / sum(second[seed] for seed in both) if both else None
+def _time_ratio(first: BySeed, second: BySeed) -> float | None:
+    """How many times as long the first took, over the seeds that one machine ran both of; None where there is none."""
+    pairs = [
+        (ours, theirs)
+        for seed in first.keys() & second.keys()
+        if machine_name(first[seed]) == machine_name(second[seed])
+        and (ours := seconds(first[seed])) is not None
+        and (theirs := seconds(second[seed])) is not None
+    ]
+    return sum(ours for ours, _ in pairs) / sum(theirs for _, theirs in pairs) if pairs else None
 
 
 def _times(ratio: float | None) -> str:

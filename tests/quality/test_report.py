@@ -136,7 +136,7 @@ def test_all_runs_of_a_scene(results: Results) -> None:
     write_pairs(results, [30.0], [29.0, 30.0])
     write(results, run_of(Entrant("bare", ()), budget=5_000), 28.0, cpu_seconds=None)
     (group,) = groups_of(results)
-    assert [list(cells) for cells in tables.all_runs(group)[1:]] == [
+    assert [list(cells) for cells in tables.all_runs(group, {})[1:]] == [
         ["open", "3dgs", "2,000", "30.00", "0.7500", "100", "1.00", "1"],
         ["300 (15 %)", DEFAULT_METHOD, "300", "29.50 ± 0.71", "0.7375 ± 0.0177", "100", "1.00", "2"],
         ["5,000", "bare", "5,000", "28.00", "0.7000", "-", "1.00", "1"],
@@ -145,23 +145,36 @@ def test_all_runs_of_a_scene(results: Results) -> None:
 
 def test_fitted_scores_have_a_column_where_exposures_were_learned(results: Results) -> None:
     write(results, run_of(), 20.0, scores={"PSNR": 20.0, "SSIM": 0.5, "PSNR_fitted": 26.0})
-    assert "PSNR fitted, dB" not in tables.all_runs(groups_of(results)[0])[0]
+    assert "PSNR fitted, dB" not in tables.all_runs(groups_of(results)[0], {})[0]
     exposed = Entrant("exposed", ("--exposure",))
     write(results, run_of(exposed), 21.0, scores={"PSNR": 21.0, "SSIM": 0.5, "PSNR_fitted": 27.0})
-    rows = tables.all_runs(groups_of(results)[0])
+    rows = tables.all_runs(groups_of(results)[0], {})
     column = rows[0].index("PSNR fitted, dB")
     assert [cells[column] for cells in rows[1:]] == ["26.00", "27.00"]
 
 
-def test_machines_are_not_mixed_and_one_name_is_not_two_things(results: Results) -> None:
+def test_scores_of_all_machines_count_and_times_are_compared_on_one(results: Results) -> None:
+    other = {**MACHINE, "processor": "Slide rule"}
+    for seed, machine in enumerate((MACHINE, {**MACHINE, "threads": 8}, other)):
+        write(results, run_of(seed=seed), 30.0, machine=machine, cpu_seconds=100.0 * (1 + seed))
+    write(results, run_of(LOWEST), 31.0, cpu_seconds=150.0)
+    write(results, run_of(LOWEST, seed=1), 32.0, machine=other, cpu_seconds=1e6)
+    write(results, run_of(LOWEST, seed=2), 33.0, machine=other, cpu_seconds=150.0)
+    (group,) = groups_of(results)
+    (cells,) = tables.against_baseline([group], DEFAULT_METHOD)[1:]
+    assert cells[4] == "+2.00 ± 0.58" and cells[6:] == ["× 0.75", "3"]
+    numbers = {name: index for index, name in enumerate(group.machines, start=1)}
+    header, *rows = tables.all_runs(group, numbers)
+    column = list(header).index("processor s (machine)")
+    assert [row[column] for row in rows] == ["150 (1), 300 (2)", "150 (1), 500,075 (2)"]
+
+
+def test_one_name_is_not_two_things(results: Results) -> None:
     write(results, run_of())
-    write(results, run_of(seed=1), machine={**MACHINE, "threads": 8})
-    write(results, run_of(seed=2), machine={**MACHINE, "processor": "Slide rule"})
     write(results, run_of(LOWEST))
     write(results, run_of(replace(LOWEST, options=("--final-cut", "multinomial"))))
-    first, second = groups_of(results)
-    assert [len(first.results), len(second.results)] == [4, 1]
-    assert sorted(first.entrants) == [DEFAULT_METHOD, "lowest (--final-cut lowest)", "lowest (--final-cut multinomial)"]
+    (group,) = groups_of(results)
+    assert sorted(group.entrants) == [DEFAULT_METHOD, "lowest (--final-cut lowest)", "lowest (--final-cut multinomial)"]
 
 
 def test_the_command_of_a_table_asks_for_its_runs(results: Results) -> None:
@@ -243,9 +256,9 @@ def test_the_page_has_tables_plots_commands_and_the_same_bits_again(results: Res
     assert "| fox480 | 3,000 | gns | 300 | +1.25 ± 0.25 |" in page
     assert "| lowest | fox480 | 3,000 | 300 (15 %) |" in page
     assert "| machine 1 | Abacus, beads | 2 | 2.0 | 5 | abc |" in page
-    assert "fox480, 3,000 iterations, machine 1" in page and page.count("```bash") == 5
+    assert "## fox480, 3,000 iterations\n" in page and page.count("```bash") == 5
     named = re.findall(r"\]\((results/\S+)\)", page)
-    assert named == ["results/fox480-3000-1-budget.svg", "results/fox480-3000-1-time.svg"]
+    assert named == ["results/fox480-3000-budget.svg", "results/fox480-3000-time-1.svg"]
     drawn = {name: (docs / name).read_bytes() for name in named}
     assert all(content.startswith(b"<?xml") for content in drawn.values())
     (docs / "results" / "old.svg").touch()
