@@ -1,6 +1,7 @@
 """For every test: torch on one thread, as in training, so that its workers do not spin against the renderer's.
 
-And a Ctrl-C that is heard: shells have what they start in the background ignore it, and a run rightly leaves it so.
+And signals that are heard: shells have what they start in the background ignore Ctrl-C, and nohup a terminal that
+closes; a run rightly leaves it so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from gns.testing.comparison import BACKENDS, Backend
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(params=BACKENDS, ids=str)

@@ -19,7 +19,6 @@ from benchmarks import crash_trials
 from benchmarks.crash_trials import commands
 from gns.run_folder import RunFolder
 from gns.testing.crashes import (
-    ENDING,
     KINDS,
     Ending,
     Kill,
@@ -211,8 +210,6 @@ def _trials_and_no_more() -> NoReturn:
     status: Any = 70
     try:
         os.setsid()
-        for number in ENDING:  # nohup and shells have what they start ignore some, and trials leave it so
-            signal.signal(number, signal.SIG_DFL)
         status = crash_trials.main()
     except SystemExit as end:
         status = end.code
