@@ -197,13 +197,13 @@ def _scene(report: Report, scene: str, pictures: Path, *, plots: bool) -> str:
     for group in groups:
         drawn = _plots(group, pictures, report.machine_numbers) if plots else ""
         table = _table(tables.all_runs(group, report.machine_numbers))
-        parts.append(_section(f"{scene}, {group.iterations:,} iterations", table + drawn, tables.command([group])))
+        parts.append(_section(group.title, table + drawn, tables.command([group])))
     return "\n".join(parts)
 
 
 def _plots(group: Group, pictures: Path, numbers: Mapping[str, int]) -> str:
     """Draw the plots of a group, and the lines of Markdown that show them."""
-    stem = f"{group.scene}-{group.iterations}"
+    stem = f"{group.scene}-{group.iterations}" + ("" if group.device == "cpu" else f"-{group.device}")
     lines = []
     if len(group.runs) > 1:
         draw_over_budget(group, pictures / f"{stem}-budget.svg")

@@ -1,4 +1,4 @@
-"""Results sorted into what may be compared: one scene and one length; times on one processor or GPU besides."""
+"""Results sorted into what may be compared: one scene, one length, CPU or GPU; times on one machine besides."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ BySeed = Mapping[int, Result]
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of all entrants on `scene`, in so many iterations, on any machine."""
+    """The runs of all entrants on `scene`, in so many iterations, on the `device` ("cpu", "cuda") of any machine."""
 
     scene: str
     iterations: int
+    device: str
     results: Sequence[Result]
 
     @cached_property
@@ -50,6 +51,11 @@ class Group:
             (name, options): name if names.count(name) == 1 else f"{name} ({shlex.join(options)})"
             for name, options in known
         }
+
+    @property
+    def title(self) -> str:
+        """What the group is called; the CPU is not mentioned."""
+        return f"{self.scene}, {self.iterations:,} iterations" + ("" if self.device == "cpu" else f", {self.device}")
 
     @property
     def machines(self) -> list[str]:
@@ -114,8 +120,8 @@ def machine_name(result: Result) -> str:
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """All groups, by scene and length."""
-    found: dict[tuple[str, int], list[Result]] = {}
+    """All groups, by scene, length and device: the same run may have been made on both, with other scores."""
+    found: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
-        found.setdefault((result.scene, result.iterations), []).append(result)
+        found.setdefault((result.scene, result.iterations, result.device), []).append(result)
     return [Group(*key, found[key]) for key in sorted(found)]

@@ -32,7 +32,7 @@ def draw_over_budget(group: Group, path: Path) -> None:
         axis.set(xscale="log", xlabel="Gaussians", ylabel=name)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure_.suptitle(f"{group.scene}, {group.iterations:,} iterations")
+    figure_.suptitle(group.title)
     _save(plt, figure_, path)
 
 
@@ -47,18 +47,16 @@ def draw_over_time(group: Group, machine: str, path: Path) -> int | None:
     budget = min(there.budgets, key=lambda size: abs(size - wanted) if wanted else -len(_entrants_at(there, size)))
     plt = _pyplot()
     figure_, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    for index, entrant in enumerate(group.entrants):
+    for index, entrant in enumerate(there.entrants):
         runs = there.of(entrant, budget) or there.of(entrant, None)
         times, scores = mean_course(runs)
         if times:
             axis.plot(times, scores, "o-", color=f"C{index}", markersize=4, label=entrant)
-    clock = "processor" if there.results[0].device == "cpu" else "clock"
+    clock = "processor" if group.device == "cpu" else "clock"
     axis.set(xlabel=f"seconds of the {clock} since training began", ylabel="held-out PSNR, dB", xscale="log")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-    axis.set_title(
-        f"{group.scene}, {group.iterations:,} iterations, {group.budget_text(budget)} Gaussians", fontsize=10
-    )
+    axis.set_title(f"{group.title}, {group.budget_text(budget)} Gaussians", fontsize=10)
     _save(plt, figure_, path)
     return budget
 

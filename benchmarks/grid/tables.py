@@ -258,8 +258,7 @@ def _fitted(runs: BySeed) -> str:
 
 
 def _clock(group: Group) -> str:
-    kinds = {"processor" if result.device == "cpu" else "wall" for result in group.results}
-    return " or ".join(sorted(kinds))
+    return "processor" if group.device == "cpu" else "wall"
 
 
 def _time_ratio(first: BySeed, second: BySeed) -> float | None:

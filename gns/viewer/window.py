@@ -69,8 +69,8 @@ class Window:
     ) -> None:
         """Start to serve on `port`; `camera` is where visitors begin, and `gaussians` what they see first.
 
-        What is up is taken from the cameras `up`. Raises UserError where viser is missing or
-        cannot be guarded (`start_guarded`), and where the port is taken.
+        What is up is taken from the cameras `up`. Raises UserError where viser is missing or cannot be
+        guarded (`start_guarded`), and where the port is taken.
         """
         viser = viser_or_sentence()
         # Who sends nonsense is disconnected, and no traceback comes of it; who has set up logging still hears of it.

@@ -169,6 +169,14 @@ def test_scores_of_all_machines_count_and_times_are_compared_on_one(results: Res
     assert [row[column] for row in rows] == ["150 (1), 300 (2)", "150 (1), 500,075 (2)"]
 
 
+def test_the_same_run_on_cpu_and_gpu_is_two(results: Results) -> None:
+    for device, psnr in (("cpu", 30.0), ("cuda", 31.0)):
+        write(results, replace(run_of(), device=device), psnr, machine={**MACHINE, "device": "Sun"})
+    groups = groups_of(results)
+    assert [group.title for group in groups] == ["fox480, 3,000 iterations", "fox480, 3,000 iterations, cuda"]
+    assert [tables.all_runs(group, {})[1][3] for group in groups] == ["30.00", "31.00"]
+
+
 def test_one_name_is_not_two_things(results: Results) -> None:
     write(results, run_of())
     write(results, run_of(LOWEST))
