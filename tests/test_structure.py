@@ -193,7 +193,11 @@ def test_a_method_that_is_named_would_be_found(line: str) -> None:
 
 def test_no_file_outside_the_rules_names_an_iteration() -> None:
     """All dates of training lie in calendars: there is no number of thousands in the loop and around it."""
-    files = [PACKAGE / "arguments.py", *(PACKAGE / "training").rglob("*.py"), *(PACKAGE / "model").rglob("*.py")]
+    files = [
+        *(PACKAGE / "arguments").rglob("*.py"),
+        *(PACKAGE / "training").rglob("*.py"),
+        *(PACKAGE / "model").rglob("*.py"),
+    ]
     for path in files:
         constants = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
         numbers = {node.value for node in constants if type(node.value) is int}

@@ -7,7 +7,7 @@
 namespace gns {
 
 // More than any machine has cores; each takes 8 MB of address space for its stack, and a run rarely has more tasks.
-// MOST_THREADS in gns/arguments.py is the same number.
+// MOST_THREADS in gns/arguments/shared.py is the same number.
 constexpr int kMostThreads = 1024;
 
 // Threads that run_tasks() uses, the calling one included: fewer where the system does not give as many.
