@@ -87,9 +87,10 @@ class Results:
         result = read_result(self.file(run))
         if result is None:
             return None
-        now = run.decisive()
-        # Options that exist at one of the two times only are no reason: they are added so that nothing changes.
-        outdated = any(name in now and now[name] != then for name, then in result.options.items())
+        # Options that are gone are no reason, nor are those that came since and are left alone: they are added so that
+        # nothing changes. But a preset may turn on what it did not know then.
+        then = {**run.defaults(), **result.options}
+        outdated = any(then[name] != value for name, value in run.decisive().items())
         return None if outdated else result
 
     def all(self) -> list[Result]:

@@ -112,6 +112,10 @@ class Run:
         """All options that decide the result, defaults included. Raises UserError."""
         return decisive_options(self.config())
 
+    def defaults(self) -> dict[str, Any]:
+        """The same of a run of its method for which nothing else is asked."""
+        return decisive_options(_config(self.scene.folder, ("--method", self.entrant.method)))
+
 
 @cache
 def _config(folder: str, options: tuple[str, ...]) -> TrainConfig:

@@ -183,6 +183,17 @@ def test_a_result_is_outdated_once_an_option_has_another_default(results: Result
     assert results.finished(run) is None and read_result(path) is None
 
 
+def test_a_result_is_outdated_once_its_preset_turns_on_a_new_option(results: Results) -> None:
+    plain, refined = run_of(), run_of(variant("best=--preset best"))
+    for run in (plain, refined):
+        write(results, run)
+        document = json.loads(results.file(run).read_text())
+        del document["options"]["--larger-steps"]
+        results.file(run).write_text(json.dumps(document))
+    assert results.finished(plain) is not None
+    assert results.finished(refined) is None
+
+
 def test_the_log_of_a_resumed_run_goes_on_counting() -> None:
     def record(iteration: int, seconds: float, **values: float) -> dict[str, float]:
         return {"iteration": iteration, **values, "seconds": seconds, "processor_seconds": 2 * seconds}
