@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gns import other_trainers
 from gns.arguments.commands import InspectConfig, MetricsConfig, RenderConfig, SuiteConfig
@@ -18,6 +18,8 @@ from gns.errors import UserError
 from gns.rules import DEFAULT_METHOD, METHODS
 from gns.utils.option_table import build, check_choice, described_fields, flag, given_options, option_of
 from gns.utils.torchrun import place
+
+C = TypeVar("C")
 
 
 def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") -> TrainConfig:
@@ -64,44 +66,24 @@ def parse_train(argv: Sequence[str] | None = None, *, prog: str = "train.py") ->
 def parse_render(argv: Sequence[str], *, prog: str = "render.py") -> RenderConfig:
     """The configuration that a command line of render.py asks for. Raises UserError."""
     description = "Render the training and held-out views of a trained model."
-    config: RenderConfig = build(
-        RenderConfig,
-        given_options(
-            [RenderConfig], argv, prog=prog, description=description, without_foreign=_answering(other_trainers.RENDER)
-        ),
-    )
-    return config
+    return _parsed(RenderConfig, argv, prog, description, other_trainers.RENDER)
 
 
 def parse_metrics(argv: Sequence[str], *, prog: str = "metrics.py") -> MetricsConfig:
     """The configuration that a command line of metrics.py asks for. Raises UserError."""
     description = "Score rendered test views: PSNR, SSIM and LPIPS."
-    config: MetricsConfig = build(
-        MetricsConfig,
-        given_options(
-            [MetricsConfig],
-            argv,
-            prog=prog,
-            description=description,
-            without_foreign=_answering(other_trainers.METRICS),
-        ),
-    )
-    return config
+    return _parsed(MetricsConfig, argv, prog, description, other_trainers.METRICS)
 
 
 def parse_suite(argv: Sequence[str], *, prog: str = "test.py") -> SuiteConfig:
     """The configuration that a command line of test.py asks for. Raises UserError."""
     description = "Train, render and score scenes × budgets × seeds, and print the tables."
-    config: SuiteConfig = build(
-        SuiteConfig,
-        given_options(
-            [SuiteConfig],
-            argv,
-            prog=prog,
-            description=description,
-            without_foreign=_answering(other_trainers.FULL_EVAL),
-        ),
-    )
+    return _parsed(SuiteConfig, argv, prog, description, other_trainers.FULL_EVAL)
+
+
+def _parsed(kind: type[C], argv: Sequence[str], prog: str, description: str, answers: other_trainers.Answers) -> C:
+    given = given_options([kind], argv, prog=prog, description=description, without_foreign=_answering(answers))
+    config: C = build(kind, given)
     return config
 
 
