@@ -27,8 +27,8 @@ from gns.utils.atomic_files import write_text
 from gns.utils.folder_lock import in_use, locked
 from gns.utils.ply_file import count_rows
 
-# When held-out photos are measured besides the end, in shares of the iterations. Not at a tenth, a fifth or half of them:
-# there opacities are reset, or a model is cut, and it is a bad one for a moment.
+# When held-out photos are measured besides the end, in shares of the iterations. Not at a tenth, a fifth or half: there
+# opacities are reset, or a model is cut, and it is a bad one for a moment.
 ON_THE_WAY = (0.09, 0.19, 0.35, 0.49, 0.75)
 _KIBI = 1 if sys.platform == "darwin" else 1024  # the unit of the peak memory that the system tells
 _LAST_LINES = 3  # of a failed program's output
