@@ -80,8 +80,8 @@ def fuzz_one(name: str, scratch: Path, arguments: list[str]) -> None:
     """Fuzz one target in this process, for good. `arguments` are libFuzzer's."""
     import atheris
 
-    # atheris 3 never frees what an instrumented comparison of arrays gives: hundreds of kilobytes a photo of a lens with
-    # distortion, until the limit of memory ends the run as if the reader were at fault.
+    # atheris 3 never frees what an instrumented comparison of arrays gives: hundreds of kilobytes for a photo of a lens
+    # with distortion, until the limit of memory ends the run as if the reader were at fault.
     ours, arrays_alone = ["gns.arguments", "gns.run_folder", "gns.scene", "gns.utils"], ["gns.utils.undistortion"]
     with atheris.instrument_imports(include=ours, exclude=arrays_alone):
         from gns.testing.fuzzing import targets
