@@ -17,6 +17,7 @@ from gns.arguments import (
     Config,
     TrainConfig,
     config_text,
+    option_tables,
     parse_metrics,
     parse_render,
     parse_suite,
@@ -24,7 +25,7 @@ from gns.arguments import (
     read_config,
 )
 from gns.errors import UserError
-from gns.rules import METHODS, Method, Rule
+from gns.rules import METHODS, Method, Rule, all_rules
 from gns.rules.natural_selection import SelectionOptions
 from gns.utils.option_table import described_fields, flag, option
 
@@ -39,15 +40,13 @@ def store(folder: Path, config: TrainConfig) -> None:
 
 def option_names() -> list[str]:
     """All options of a training: those of the run itself, then those of every method's rules."""
-    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
-    tables = [TrainConfig, *(rule.Options for rule in rules)]
+    tables = [TrainConfig, *option_tables()]
     return [described.name for table in tables for described in described_fields(table)]
 
 
 def switches() -> list[str]:
     """Those of them that are turned on and off."""
-    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
-    tables = [TrainConfig, *(rule.Options for rule in rules)]
+    tables = [TrainConfig, *option_tables()]
     return [described.name for table in tables for described in described_fields(table) if described.type == "bool"]
 
 
@@ -429,7 +428,7 @@ def test_no_two_options_have_the_same_name() -> None:
 
 
 def test_no_two_rules_have_the_same_name() -> None:
-    rules = dict.fromkeys(rule for method in METHODS.values() for rule in method.rules)
+    rules = all_rules()
     assert len({rule.name for rule in rules}) == len(rules)
     for method in METHODS.values():
         chances = [chance for rule in method.rules for chance in rule.chances]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from gns import other_trainers
 from gns.arguments.commands import InspectConfig, MetricsConfig, RenderConfig, SuiteConfig
 from gns.arguments.shared import Budget
-from gns.arguments.stored import CONFIG_FILE, all_rules, read_config
+from gns.arguments.stored import CONFIG_FILE, read_config
 from gns.arguments.training import TrainConfig
 from gns.errors import UserError
-from gns.rules import DEFAULT_METHOD, METHODS
+from gns.rules import DEFAULT_METHOD, METHODS, all_rules
 from gns.utils.option_table import build, check_choice, described_fields, flag, given_options, option_of
 from gns.utils.torchrun import place
 

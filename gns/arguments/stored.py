@@ -10,7 +10,7 @@ from typing import Any
 from gns import __version__
 from gns.arguments.training import TrainConfig
 from gns.errors import UserError
-from gns.rules import METHODS, Rule
+from gns.rules import all_rules
 from gns.utils.option_table import described_fields, flag, from_json, option_of, to_json
 from gns.utils.untrusted_json import parse_json
 
@@ -73,8 +73,3 @@ def _config_of(stored: Mapping[str, Any]) -> TrainConfig:
     if missing := [name for name in config.rules if name not in by_rule]:
         raise UserError(f"missing key {missing[0]!r} in 'rules'")
     return config
-
-
-def all_rules() -> list[type[Rule[Any]]]:
-    """The rules of all methods, each once."""
-    return list(dict.fromkeys(rule for method in METHODS.values() for rule in method.rules))

@@ -30,6 +30,7 @@ __all__ = [
     "Refinements",
     "Rule",
     "Run",
+    "all_rules",
     "optimisation_of",
     "plan_of",
 ]
@@ -50,6 +51,11 @@ DEFAULT_METHOD, *_ = METHODS
 SCHEDULES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.schedules))
 
 TEST_ITERATIONS = (7_000,)  # when the held-out photos are measured besides the end, as 3DGS does
+
+
+def all_rules() -> list[type[Rule[Any]]]:
+    """The rules of all methods, each once."""
+    return list(dict.fromkeys(rule for method in METHODS.values() for rule in method.rules))
 
 
 def optimisation_of(method: str, schedule: str, iterations: int | None = None) -> Optimisation:
