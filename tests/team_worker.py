@@ -180,8 +180,8 @@ def _on_rank(
             action(state)
         advance(trainer, state, *arguments)
 
-    def losing(*arguments: Any) -> Tensor:
-        value = photometric_loss(*arguments)
+    def losing(*arguments: Any, **options: Any) -> Tensor:
+        value = photometric_loss(*arguments, **options)
         return value * loss if team.rank == rank and now == iteration else value
 
     with patch.object(Trainer, "advance", advancing), patch.object(loop, "photometric_loss", losing):

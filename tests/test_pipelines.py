@@ -61,12 +61,12 @@ def _signal_at_33(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
     calls = 0
 
-    def replacement(*arguments: Any) -> Any:
+    def replacement(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 33:
             os.kill(os.getpid(), number)
-        return photometric_loss(*arguments)
+        return photometric_loss(*arguments, **options)
 
     monkeypatch.setattr("gns.training.loop.photometric_loss", replacement)
 

@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the three options that follow go before it",
+            + "; the four options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -117,6 +117,12 @@ class Config(MachineConfig):
     larger_steps: bool | None = field(
         default=None,
         metadata=option("larger steps of positions, shapes and harmonics than published", group="training"),
+    )
+    squared_error: bool | None = field(
+        default=None,
+        metadata=option(
+            "in the second half learn from squared errors, which PSNR counts, not absolute ones", group="training"
+        ),
     )
     dense_model: float | None = field(
         default=None,

@@ -382,7 +382,8 @@ template <class T> void bind(nb::module_ m) {
 
   m.def(
       "photometric_loss",
-      [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient) {
+      [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient,
+         bool squared) {
         const size_t height = image.shape(1), width = image.shape(2);
         require_aligned(image, gradient);  // bytes always are
         require_size(height, width);
@@ -393,9 +394,9 @@ template <class T> void bind(nb::module_ m) {
         if (gradient) require_image(*gradient, height, width, "gradient must have the shape of the image");
         nb::gil_scoped_release release;
         return kernels<T>().photometric_loss(static_cast<int>(width), static_cast<int>(height), image.data(),
-                                             target.data(), pointer(mask), pointer(gradient));
+                                             target.data(), pointer(mask), pointer(gradient), squared);
       },
-      as_is("image"), as_is("target"), maybe("mask"), maybe("gradient"));
+      as_is("image"), as_is("target"), maybe("mask"), maybe("gradient"), "squared"_a = false);
 }
 
 void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std::vector<double>& rates,

@@ -1,13 +1,18 @@
 // The photometric loss 0.8·L1 + 0.2·(1 − SSIM) of a rendered image x and a photo y (Kerbl et al., 2023, eq. 7), its
 // value and its gradient by x. SSIM: Wang et al., 2004. E[·] is the mean under a Gaussian window about a pixel; outside
-// the image all is zero.
+// the image all is zero. "Squared" is the same with the root of the mean squared error in place of L1.
 #pragma once
+
+#if !defined(__CUDACC__)
+#include <math.h>
+#endif
 
 #include "backend.h"
 
 namespace gns {
 
-constexpr double kL1Weight = 0.8, kSsimWeight = 0.2;
+constexpr double kErrorShare = 0.8, kSsimShare = 0.2;
+constexpr double kSquaredErrorShare = 0.7, kSquaredSsimShare = 0.3;
 constexpr double kC1 = 0.01 * 0.01, kC2 = 0.03 * 0.03;  // Wang et al., §III, for values from 0 to 1
 
 // The window: exp(−d²/(2·1.5²)) for d = −5 .. 5 pixels, normalised to sum one; both ways, columns and rows.
@@ -43,10 +48,18 @@ template <class R> GNS_MATH Ssim<R> ssim_terms(R mx, R my, R squares, R products
   return out;
 }
 
-// What a pixel's |x − y| and SSIM count in the loss, a mean over all elements. N: the precision to divide in.
-template <class T> struct LossWeights { T l1, ssim; };
+// What the gradient of a loss, a mean over all elements, takes of a pixel's sign(x − y), x − y and derivative of SSIM.
+template <class T> struct LossWeights { T sign, difference, ssim; };
+// N: the precision to divide in.
 template <class T, class N> GNS_MATH LossWeights<T> loss_weights(N elements) {
-  return {T(N(kL1Weight) / elements), T(-N(kSsimWeight) / elements)};
+  return {T(N(kErrorShare) / elements), T(0), T(-N(kSsimShare) / elements)};
+}
+// Squared: ∂√(Σd²/n)/∂d = d / √(n Σd²), and nothing where all errors are.
+template <class T, class N> GNS_MATH LossWeights<T> squared_loss_weights(N elements, T slope) {
+  return {T(0), slope, T(-N(kSquaredSsimShare) / elements)};
+}
+GNS_MATH double squared_slope(double squares, double elements) {
+  return squares > 0 ? kSquaredErrorShare / ::sqrt(squares * elements) : 0;
 }
 
 // ∂L/∂x at a pixel. by_mean, by_xx and by_xy are ssim_terms()'s derivatives, blurred by the window: it is even, so that a
@@ -56,13 +69,18 @@ GNS_MATH R photometric_gradient(R x, R y, R by_mean, R by_xx, R by_xy, const Los
   using T = Scalar<R>;
   const R by_ssim = fma(R(T(2)) * x, by_xx, fma(y, by_xy, by_mean));
   const R difference = x - y, zero(T(0));
-  const R by_l1 = select(difference > zero, R(weights.l1), select(difference < zero, R(-weights.l1), zero));
-  return fma(R(weights.ssim), by_ssim, by_l1);
+  const R by_sign = select(difference > zero, R(weights.sign), select(difference < zero, R(-weights.sign), zero));
+  return fma(R(weights.ssim), by_ssim, fma(R(weights.difference), difference, by_sign));
 }
 
 // The loss from Σ|x − y| and Σ SSIM.
 GNS_MATH double photometric_value(double l1, double ssim, double elements) {
-  return kL1Weight * l1 / elements + kSsimWeight * (1 - ssim / elements);
+  return kErrorShare * l1 / elements + kSsimShare * (1 - ssim / elements);
+}
+
+// Squared, from Σ(x − y)².
+GNS_MATH double squared_photometric_value(double squares, double ssim, double elements) {
+  return kSquaredErrorShare * ::sqrt(squares / elements) + kSquaredSsimShare * (1 - ssim / elements);
 }
 
 }  // namespace gns

@@ -1,4 +1,4 @@
-"""The photometric loss of 3D Gaussian Splatting: 0.8·L1 + 0.2·(1 − SSIM)."""
+"""The photometric loss of 3D Gaussian Splatting, 0.8·L1 + 0.2·(1 − SSIM), and one with a squared error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ from gns.utils.workspace import Workspace
 
 
 def photometric_loss(
-    image: Tensor, target: Tensor, mask: Tensor | None = None, workspace: Workspace | None = None
+    image: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    workspace: Workspace | None = None,
+    *,
+    squared: bool = False,
 ) -> Tensor:
-    """0.8·mean|x − y| + 0.2·(1 − mean SSIM), means over all pixels and channels.
+    """0.8·mean|x − y| + 0.2·(1 − mean SSIM), means over all pixels and channels (Kerbl et al. 2023, eq. 7).
+
+    `squared`: 0.7·√(mean (x − y)²) + 0.3·(1 − mean SSIM), whose error is what PSNR is the logarithm of. (Its gradient
+    at x = y is taken to be 0.)
 
     SSIM (Wang et al. 2004) with a Gaussian window of 11 pixels, σ = 1.5, zero padding. With a mask both images are
     multiplied by it first, so that dark pixels give neither loss nor gradient.
@@ -37,7 +45,7 @@ def photometric_loss(
     backend = backend_of(image.device)
     _check(backend, image, target, mask)
     seen = None if mask is None else mask.contiguous()
-    return _loss(image.contiguous(), target.contiguous(), seen, backend, workspace or Workspace(image.device))
+    return _loss(image.contiguous(), target.contiguous(), seen, backend, workspace or Workspace(image.device), squared)
 
 
 class _PhotometricLoss(torch.autograd.Function):
@@ -45,18 +53,24 @@ class _PhotometricLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, target: Tensor, mask: Tensor | None, backend: Backend, workspace: Workspace
+        ctx: Any,
+        image: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        backend: Backend,
+        workspace: Workspace,
+        squared: bool,
     ) -> Tensor:
         loss, ctx.way_back = backend.photometric_loss(
-            image.detach(), target, mask, workspace, differentiable=image.requires_grad
+            image.detach(), target, mask, workspace, squared=squared, differentiable=image.requires_grad
         )
         ctx.save_for_backward(image)  # autograd notices a change before the backward pass
         return loss
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         _ = ctx.saved_tensors  # raises where the image has changed
-        return ctx.way_back(scale), None, None, None, None
+        return ctx.way_back(scale), None, None, None, None, None
 
 
 _loss: Callable[..., Tensor] = _PhotometricLoss.apply

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from gns.rules.calendar import Calendar, Date, Interval
+from gns.rules.calendar import Calendar, Date, Instant, Interval
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,15 @@ class Optimisation(Calendar):
     step_periods: tuple[StepPeriod, ...]
     rates: LearningRates
     photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
+    squared_after: Instant = math.inf  # the loss takes the error squared from then on
 
     def photo_divisor(self, it: int) -> float:
         """How many times smaller each side of a photo is at `it`."""
         return next((size.divisor for size in self.photo_sizes if it <= size.last), 1.0)
+
+    def squared_error(self, it: int) -> bool:
+        """Whether the photometric loss of `it` is the one with a squared error."""
+        return it > self.squared_after
 
     def sh_degree(self, it: int) -> int:
         """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""

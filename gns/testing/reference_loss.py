@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 SSIM_WEIGHT = 0.2
+SQUARED_SSIM_WEIGHT = 0.3
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2
@@ -14,8 +15,10 @@ C1, C2 = 0.01**2, 0.03**2
 SIZES = [(1, 1), (3, 40), (11, 11), (17, 16), (47, 33), (64, 9), (150, 20)]
 
 
-def reference_photometric_loss(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """0.8·L1 + 0.2·(1 − SSIM), means over all pixels and channels, in float64.
+def reference_photometric_loss(
+    image: Tensor, target: Tensor, mask: Tensor | None = None, *, squared: bool = False
+) -> Tensor:
+    """0.8·L1 + 0.2·(1 − SSIM), means over all pixels and channels, in float64; `squared`: 0.7·RMSE + 0.3·(1 − SSIM).
 
     `image` is [3, H, W], `target` uint8 [H, W, 3], `mask` bool [H, W]: both images are multiplied by it first. SSIM is
     that of Wang et al. 2004 with an 11 × 11 Gaussian window (σ 1.5) and zero padding.
@@ -24,8 +27,9 @@ def reference_photometric_loss(image: Tensor, target: Tensor, mask: Tensor | Non
     y = target.movedim(-1, 0).to(torch.float64) / 255
     if mask is not None:
         x, y = x * mask, y * mask
-    l1 = (x - y).abs().mean()
-    return (1 - SSIM_WEIGHT) * l1 + SSIM_WEIGHT * (1 - ssim_map(x, y).mean())
+    error = (x - y).square().mean().sqrt() if squared else (x - y).abs().mean()
+    weight = SQUARED_SSIM_WEIGHT if squared else SSIM_WEIGHT
+    return (1 - weight) * error + weight * (1 - ssim_map(x, y).mean())
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:
@@ -46,10 +50,12 @@ def ssim_map(x: Tensor, y: Tensor) -> Tensor:
     return luminance * structure
 
 
-def expected_loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def expected_loss_and_gradient(
+    image: Tensor, target: Tensor, mask: Tensor | None, *, squared: bool = False
+) -> tuple[Tensor, Tensor]:
     """The reference's loss and its gradient by the image, in float64."""
     leaf = image.clone().requires_grad_()
-    loss = reference_photometric_loss(leaf, target, mask)
+    loss = reference_photometric_loss(leaf, target, mask, squared=squared)
     (gradient,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), gradient
 

@@ -163,7 +163,8 @@ class Trainer:
         image = output.image
         for part in state.parts.values():
             image = part.applied(image, own)
-        loss = photometric_loss(image, photo, view.mask, self._workspace)
+        squared = self.plan.optimisation.squared_error(it)
+        loss = photometric_loss(image, photo, view.mask, self._workspace, squared=squared)
         if add_loss:
             add_loss(it, [self.scene.train[index].camera.name for index in drawn], loss.detach())
         if view.inverse_depth is not None:

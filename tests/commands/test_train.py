@@ -48,12 +48,12 @@ def at_33(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], Non
     def plant(action: Callable[[], None]) -> None:
         calls = 0
 
-        def replacement(*arguments: torch.Tensor) -> torch.Tensor:
+        def replacement(*arguments: torch.Tensor, squared: bool) -> torch.Tensor:
             nonlocal calls
             calls += 1
             if calls == 33:
                 action()
-            return photometric_loss(*arguments)  # type: ignore[arg-type]
+            return photometric_loss(*arguments, squared=squared)  # type: ignore[arg-type]
 
         monkeypatch.setattr("gns.training.loop.photometric_loss", replacement)
 

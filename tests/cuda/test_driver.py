@@ -101,7 +101,7 @@ def test_a_newer_gpu_gets_ptx(found: dict[str, Any]) -> None:
         ("the old protocol of streams", "DeprecationWarning"),
         ("no guard", [0, 1]),  # the current device before and after a launch on the second GPU
         ("a stream of another GPU", "resource handle"),
-        ("an argument less", "TypeError: loss_sum takes 3 arguments, not 4"),
+        ("an argument less", "TypeError: loss_sum takes 4 arguments, not 5"),
         ("two devices", "found ['cuda:0', 'cuda:1']"),
         ("CPU and GPU", "found ['cpu', 'cuda:0']"),
         ("numpy", "can't convert cuda device type tensor to numpy"),

@@ -262,7 +262,8 @@ def test_too_many_instances_are_refused_and_counted_in_64_bits(shim: ShimLaunche
 
 @pytest.mark.parametrize("size", [(40, 30), (16, 16), (1, 1), (7, 50)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_loss_agrees_with_the_cpu(shim: ShimLauncher, size: tuple[int, int], masked: bool) -> None:
+@pytest.mark.parametrize("squared", [False, True])
+def test_loss_agrees_with_the_cpu(shim: ShimLauncher, size: tuple[int, int], masked: bool, squared: bool) -> None:
     generator = torch.Generator().manual_seed(size[0])
     target = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
     mask = torch.rand(size, generator=generator) > 0.3 if masked else None
@@ -272,11 +273,12 @@ def test_loss_agrees_with_the_cpu(shim: ShimLauncher, size: tuple[int, int], mas
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(IN_USE, CPU, backend)
             image = rendered.clone().requires_grad_()
-            loss = photometric_loss(image, target, mask)
+            loss = photometric_loss(image, target, mask, squared=squared)
             (3 * loss).backward()  # type: ignore[no-untyped-call]
             assert image.grad is not None
             results.append((loss.detach(), image.grad))
-            assert torch.equal(photometric_loss(rendered, target, mask), loss.detach())  # without a gradient
+            alone = photometric_loss(rendered, target, mask, squared=squared)  # without a gradient
+            assert torch.equal(alone, loss.detach())
     (loss, gradient), (expected_loss, expected_gradient) = results
     assert loss.shape == () and abs(loss - expected_loss) < 2e-6
     assert_close(gradient, expected_gradient, 1e-4, "gradient")

@@ -25,7 +25,13 @@ def launch_loss(launcher: ShimLauncher, name: str, width: int, height: int, *arg
 
 
 def loss_and_gradient(
-    launcher: ShimLauncher, image: Tensor, target: Tensor, mask: Tensor | None, scale: float | None = None
+    launcher: ShimLauncher,
+    image: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    scale: float | None = None,
+    *,
+    squared: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The kernels' loss [1] and gradient [3, H, W]."""
     height, width = target.shape[:2]
@@ -33,20 +39,24 @@ def loss_and_gradient(
     partial, loss = poisoned(blocks, 2), poisoned(1)
     maps, gradient = poisoned(3, 3, height, width), poisoned(3, height, width)
     pictures = (image.float().contiguous(), target, None if mask is None else mask.to(torch.uint8))
-    launch_loss(launcher, "loss_maps", width, height, *pictures, maps, partial)
-    launch_loss(launcher, "loss_sum", width, height, partial, loss)
+    slope = poisoned(1) if squared else None
+    launch_loss(launcher, "loss_maps", width, height, *pictures, int(squared), maps, partial)
+    launch_loss(launcher, "loss_sum", width, height, partial, loss, slope)
     factor = None if scale is None else torch.tensor([scale])
-    launch_loss(launcher, "loss_gradient", width, height, *pictures, maps, factor, gradient)
+    launch_loss(launcher, "loss_gradient", width, height, *pictures, slope, maps, factor, gradient)
     return loss, gradient
 
 
+@pytest.mark.parametrize("squared", [False, True], ids=["absolute", "squared"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("height", "width"), [*SIZES, (40, 70)])
-def test_loss_and_gradient_agree_with_the_reference(height: int, width: int, masked: bool, shim: ShimLauncher) -> None:
+def test_loss_and_gradient_agree_with_the_reference(
+    height: int, width: int, masked: bool, squared: bool, shim: ShimLauncher
+) -> None:
     image, target, mask = images(height, width)
     mask_or_none = mask if masked else None
-    loss, gradient = loss_and_gradient(shim, image, target, mask_or_none)
-    expected_loss, expected_gradient = expected_loss_and_gradient(image, target, mask_or_none)
+    loss, gradient = loss_and_gradient(shim, image, target, mask_or_none, squared=squared)
+    expected_loss, expected_gradient = expected_loss_and_gradient(image, target, mask_or_none, squared=squared)
     assert abs(loss.item() - expected_loss.item()) <= LOSS_TOLERANCE
     assert_close(gradient.double(), expected_gradient, GRADIENT_TOLERANCE, "gradient")
 
@@ -78,15 +88,18 @@ def test_the_scale_multiplies_the_gradient_only(shim: ShimLauncher) -> None:
 def test_the_loss_alone_needs_no_maps(shim: ShimLauncher) -> None:
     image, target, mask = images(17, 40)
     partial, loss = poisoned(3 * 2 * 3, 2), poisoned(1)
-    launch_loss(shim, "loss_maps", 40, 17, image.float().contiguous(), target, mask.to(torch.uint8), None, partial)
-    launch_loss(shim, "loss_sum", 40, 17, partial, loss)
+    launch_loss(shim, "loss_maps", 40, 17, image.float().contiguous(), target, mask.to(torch.uint8), 0, None, partial)
+    launch_loss(shim, "loss_sum", 40, 17, partial, loss, None)
     assert torch.equal(loss, loss_and_gradient(shim, image, target, mask)[0])
 
 
 def test_the_order_of_threads_changes_no_bit(shim: ShimLauncher, backwards: ShimLauncher) -> None:
     image, target, mask = images(47, 33)
-    first, second = (loss_and_gradient(launcher, image, target, mask) for launcher in (shim, backwards))
-    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    for squared in (False, True):
+        first, second = (
+            loss_and_gradient(launcher, image, target, mask, squared=squared) for launcher in (shim, backwards)
+        )
+        assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
 def launch_adam(launcher: ShimLauncher, tensors: Sequence[tuple[Launchable, ...]], epsilon: float) -> None:

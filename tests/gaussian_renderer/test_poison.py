@@ -229,13 +229,19 @@ def test_poisoned_edges_spoil_only_their_tile(emulated: bool, value: float) -> N
 
 
 @quietly(25)
-@given(value=st.sampled_from(POISON), at=st.tuples(st.integers(0, 2), st.integers(0, 22), st.integers(0, 30)))
-def test_a_poisoned_image_spoils_the_loss_and_no_more(emulated: bool, value: float, at: tuple[int, int, int]) -> None:
+@given(
+    value=st.sampled_from(POISON),
+    at=st.tuples(st.integers(0, 2), st.integers(0, 22), st.integers(0, 30)),
+    squared=st.booleans(),
+)
+def test_a_poisoned_image_spoils_the_loss_and_no_more(
+    emulated: bool, value: float, at: tuple[int, int, int], squared: bool
+) -> None:
     image = torch.full((3, 23, 31), 0.5)
     image[at] = value
     image.requires_grad_()
     target = torch.full((23, 31, 3), 100, dtype=torch.uint8)
-    loss = photometric_loss(image, target)
+    loss = photometric_loss(image, target, squared=squared)
     torch.autograd.backward(loss)
     assert image.grad is not None
     if abs(value) <= 1e15:

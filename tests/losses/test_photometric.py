@@ -22,10 +22,12 @@ from gns.testing.reference_loss import (
 from gns.testing.scipy_ssim import scipy_ssim
 
 
-def loss_and_gradient(image: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    image: Tensor, target: Tensor, mask: Tensor | None, dtype: torch.dtype, *, squared: bool = False
+) -> tuple[Tensor, Tensor]:
     """Production loss and its gradient by the image, as float64."""
     leaf = image.detach().clone().to(dtype).requires_grad_()
-    loss = photometric_loss(leaf, target, mask)
+    loss = photometric_loss(leaf, target, mask, squared=squared)
     torch.autograd.backward(3 * loss)
     assert leaf.grad is not None and loss.dtype == dtype and loss.shape == ()
     return loss.detach().double(), leaf.grad.double() / 3
@@ -41,13 +43,19 @@ def assert_loss_agrees(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Te
     assert_close(actual[1], expected[1], GRADIENT_TOLERANCE[dtype], "gradient")
 
 
+either = pytest.mark.parametrize("squared", [False, True], ids=["absolute", "squared"])
+
+
+@either
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_loss_and_gradient_agree_with_the_reference(height: int, width: int, masked: bool, backend: Backend) -> None:
+def test_loss_and_gradient_agree_with_the_reference(
+    height: int, width: int, masked: bool, squared: bool, backend: Backend
+) -> None:
     image, target, mask = images(height, width)
     mask_or_none = mask if masked else None
-    actual = loss_and_gradient(image, target, mask_or_none, backend.dtype)
-    assert_loss_agrees(actual, expected_loss_and_gradient(image, target, mask_or_none), backend.dtype)
+    actual = loss_and_gradient(image, target, mask_or_none, backend.dtype, squared=squared)
+    assert_loss_agrees(actual, expected_loss_and_gradient(image, target, mask_or_none, squared=squared), backend.dtype)
 
 
 def test_a_large_image_agrees_too(backend: Backend) -> None:
@@ -65,21 +73,33 @@ def test_flat_areas_agree(backend: Backend) -> None:
     assert_loss_agrees(loss_and_gradient(image, target, None, backend.dtype), expected, backend.dtype)
 
 
-def test_a_perfect_image_has_no_loss(backend: Backend) -> None:
+@either
+def test_a_perfect_image_has_no_loss(squared: bool, backend: Backend) -> None:
     _, target, _ = images(20, 30)
     image = target.movedim(-1, 0).double() / 255
-    loss = photometric_loss(image.to(backend.dtype), target, None)
+    loss = photometric_loss(image.to(backend.dtype), target, None, squared=squared)
     assert abs(loss.item()) <= LOSS_TOLERANCE[backend.dtype]
 
 
-def test_masked_pixels_get_exactly_no_gradient_and_do_not_count(backend: Backend) -> None:
+def test_where_nothing_is_wrong_a_squared_error_has_no_gradient(backend: Backend) -> None:
+    """A root has no slope at 0: the picture is black, and so is the photo."""
+    black = torch.zeros(3, 20, 30, dtype=torch.float64)
+    loss, gradient = loss_and_gradient(
+        black, torch.zeros(20, 30, 3, dtype=torch.uint8), None, backend.dtype, squared=True
+    )
+    assert abs(loss) <= LOSS_TOLERANCE[backend.dtype] and torch.isfinite(gradient).all()
+    assert gradient.abs().max() <= GRADIENT_TOLERANCE[backend.dtype]
+
+
+@either
+def test_masked_pixels_get_exactly_no_gradient_and_do_not_count(squared: bool, backend: Backend) -> None:
     image, target, mask = images(47, 33)
-    loss, gradient = loss_and_gradient(image, target, mask, backend.dtype)
+    loss, gradient = loss_and_gradient(image, target, mask, backend.dtype, squared=squared)
     assert not gradient[:, ~mask].any() and gradient[:, mask].all()
     other_image, other_target = image.clone(), target.clone()
     other_image[:, ~mask] = 7.0
     other_target[~mask] = 255 - other_target[~mask]
-    other_loss, other_gradient = loss_and_gradient(other_image, other_target, mask, backend.dtype)
+    other_loss, other_gradient = loss_and_gradient(other_image, other_target, mask, backend.dtype, squared=squared)
     assert torch.equal(loss, other_loss) and torch.equal(gradient, other_gradient)
 
 
@@ -90,19 +110,21 @@ def test_a_full_mask_is_no_mask(backend: Backend) -> None:
     assert torch.equal(loss, plain_loss) and torch.equal(gradient, plain_gradient)
 
 
-def test_two_runs_give_the_same_bits(backend: Backend) -> None:
+@either
+def test_two_runs_give_the_same_bits(squared: bool, backend: Backend) -> None:
     image, target, mask = images(90, 130)
-    first, second = (loss_and_gradient(image, target, mask, backend.dtype) for _ in range(2))
+    first, second = (loss_and_gradient(image, target, mask, backend.dtype, squared=squared) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
+@either
 @pytest.mark.parametrize("masked", [False, True])
-def test_gradient_equals_finite_differences(masked: bool) -> None:
+def test_gradient_equals_finite_differences(masked: bool, squared: bool) -> None:
     """In double precision; no pixel of the image equals its target, where L1 has a corner."""
     image, target, mask = images(13, 9)
 
     def loss(values: Tensor) -> Tensor:
-        return photometric_loss(values, target, mask if masked else None)
+        return photometric_loss(values, target, mask if masked else None, squared=squared)
 
     assert torch.autograd.gradcheck(loss, (image.requires_grad_(),), eps=1e-6, atol=1e-9, rtol=1e-6)
 
@@ -116,9 +138,12 @@ def test_loss_agrees_with_scipy(height: int, width: int, masked: bool, backend: 
     image, target, mask = images(height, width, seed=2)
     weight = mask.numpy() if masked else np.ones((height, width))
     x, y = image.numpy() * weight, target.numpy().transpose(2, 0, 1) / 255 * weight
-    expected = 0.8 * np.abs(x - y).mean() + 0.2 * (1 - scipy_ssim(x, y).mean())
+    wrong = 1 - scipy_ssim(x, y).mean()
+    expected = 0.8 * np.abs(x - y).mean() + 0.2 * wrong
     loss = photometric_loss(image.to(backend.dtype), target, mask if masked else None)
     assert abs(loss.item() - expected) <= LOSS_TOLERANCE[backend.dtype]
+    loss = photometric_loss(image.to(backend.dtype), target, mask if masked else None, squared=True)
+    assert abs(loss.item() - (0.7 * np.sqrt(((x - y) ** 2).mean()) + 0.3 * wrong)) <= LOSS_TOLERANCE[backend.dtype]
 
 
 def test_the_reference_agrees_with_scipy() -> None:
@@ -138,6 +163,17 @@ def test_comparison_fails_on_a_brighter_image(backend: Backend) -> None:
     expected = expected_loss_and_gradient(image, target, mask)
     with pytest.raises(AssertionError, match="loss"):
         assert_loss_agrees(loss_and_gradient(image + 0.01, target, mask, backend.dtype), expected, backend.dtype)
+
+
+def test_comparison_fails_on_the_other_error(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    for squared in (False, True):
+        expected = expected_loss_and_gradient(image, target, mask, squared=squared)
+        actual = loss_and_gradient(image, target, mask, backend.dtype, squared=not squared)
+        with pytest.raises(AssertionError, match="loss"):
+            assert_loss_agrees(actual, expected, backend.dtype)
+        with pytest.raises(AssertionError, match="gradient"):
+            assert_loss_agrees((expected[0], actual[1]), expected, backend.dtype)
 
 
 def test_comparison_fails_on_a_forgotten_or_inverted_mask(backend: Backend) -> None:

@@ -86,7 +86,7 @@ template <class T> void set_camera(Frame<T>& frame) {
   frame.tiles_y = (kHeight + kTile - 1) / kTile;
 }
 
-// With `maps` the pictures of inverse depth and counts as well, for which other loops are run.
+// With `maps` the pictures of inverse depth and counts as well, for which other loops are run, and the squared loss.
 template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame, bool maps) {
   const Kernels<T>& k = kernels_of<T>(instruction_set());
   Outcome<T> out;
@@ -101,7 +101,7 @@ template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame,
   T* const depth = maps ? out.inverse_depth.data() : nullptr;
   k.blend(frame, background, {out.image.data(), out.alpha.data(), depth, maps ? out.counts.data() : nullptr},
           problem.edges.data(), out.importance.data());
-  out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data());
+  out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data(), maps);
   k.blend_backward(frame, {out.image.data(), depth, out.by_image.data(), nullptr, maps ? out.by_inverse_depth.data() : nullptr},
                    true);
   auto& g = out.gradients;

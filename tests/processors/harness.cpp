@@ -64,7 +64,7 @@ int main(int, char** argv) {
   kernels.list_instances(frame);
   kernels.blend(frame, background, {image.data(), alpha.data(), nullptr, nullptr}, edges.data(), importance.data());
   const double loss =
-      kernels.photometric_loss(width, height, image.data(), photo.data(), nullptr, gradient.data());
+      kernels.photometric_loss(width, height, image.data(), photo.data(), nullptr, gradient.data(), false);
   std::vector<float> abs_mean2d(2 * n), mean2d(2 * n);
   kernels.blend_backward(frame, {image.data(), nullptr, gradient.data(), nullptr, nullptr}, true);
   kernels.project_backward(frame, raw, {gradients[0].data(), gradients[1].data(), gradients[2].data(),

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import gns
 from gns.arguments import parse_train, read_config
 from gns.errors import UserError
+from gns.losses.photometric import photometric_loss
 from gns.rules import METHODS, PRESETS, Plan, Refinements, optimisation_of, plan_of
 from gns.rules.presets import LARGER_STEPS
 from gns.run_folder import RunFolder
 from gns.team import SINGLE
-from gns.testing.tiny import tiny_config
+from gns.testing.tiny import tiny_config, tiny_scene
 
 
 def tiny_plan(refinements: Refinements) -> Plan:
@@ -60,6 +63,29 @@ def test_larger_steps_multiply_the_step_sizes_of_all_but_opacities() -> None:
     assert factors == pytest.approx({**LARGER_STEPS, "opacity_logits": 1.0})
     means = [plan.learning_rates(30_000, 2.0, {})["means"] for plan in (published, refined)]
     assert means[1] == pytest.approx(LARGER_STEPS["means_last"] * means[0])
+
+
+def test_errors_are_squared_in_the_second_half() -> None:
+    for method, described in METHODS.items():
+        for schedule, published in described.schedules.items():
+            natural = Refinements(squared_error=True).applied(published).optimisation
+            optimisation = natural.scaled(1_001 / natural.iterations)
+            assert [optimisation.squared_error(it) for it in (1, 500, 501, 1_001)] == [False, False, True, True]
+            assert not any(optimisation_of(method, schedule).squared_error(it) for it in (1, 29_999, 10**9))
+
+
+def test_training_asks_for_the_loss_of_its_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def noting(*arguments: Any, squared: bool) -> torch.Tensor:
+        asked.append(squared)
+        return photometric_loss(*arguments, squared=squared)
+
+    monkeypatch.setattr("gns.training.loop.photometric_loss", noting)
+    for squared in (False, True):
+        asked.clear()
+        gns.train(tiny_scene(), gns.Config(final_budget=100, iterations=40, squared_error=squared, quiet=True))
+        assert asked == [squared and it > 20 for it in range(1, 41)]
 
 
 def test_a_larger_dense_model_is_grown_where_some_are_to_be_taken_out() -> None:

@@ -52,10 +52,10 @@ def at_loss(monkeypatch: pytest.MonkeyPatch) -> Plant:
     def plant(iteration: int, action: Callable[[], Any]) -> None:
         calls = 0
 
-        def replacement(*arguments: Any) -> Tensor:
+        def replacement(*arguments: Any, **options: Any) -> Tensor:
             nonlocal calls
             calls += 1
-            loss = photometric_loss(*arguments)
+            loss = photometric_loss(*arguments, **options)
             factor = action() if calls == iteration else None
             return loss * factor if isinstance(factor, torch.Tensor) else loss
 

@@ -180,7 +180,7 @@ template <class T> struct Kernels {
   void (*blend_backward)(Frame<T>&, const PictureGradients<T>&, bool absolute);
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask,
-                             T* gradient);
+                             T* gradient, bool squared);
 #if defined(GNS_COUNTERS)
   size_t (*count_pairs)(const Frame<T>&);
 #endif

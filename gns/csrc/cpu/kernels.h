@@ -12,7 +12,8 @@ void blend(Frame<T>&, const T* background, const Pictures<T>&, const T* edges, T
 template <class T> void blend_backward(Frame<T>&, const PictureGradients<T>&, bool absolute);
 template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
 template <class T>
-double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient);
+double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient,
+                        bool squared);
 void adam(const AdamTensor*, int tensors);
 #if defined(GNS_COUNTERS)
 template <class T> size_t count_pairs(const Frame<T>&);

@@ -1,4 +1,5 @@
 // The photometric loss of loss_math.h, a band of rows at a time.
+#include <algorithm>
 #include <utility>
 
 #include "../loss_math.h"
@@ -75,6 +76,12 @@ template <class T> void clear(T* from, T* to) {
   while (from < to) *from++ = 0;
 }
 
+template <class T> void add_lanes(Vec<T> values, double& sum) {
+  T lanes[Vec<T>::width];
+  values.store(lanes);
+  for (T lane : lanes) sum += lane;
+}
+
 // A band of rows of one channel, and what the passes over it hand on to each other. All is zero outside the image.
 template <class T> struct Band {
   int width, height, columns;  // columns: whole registers
@@ -87,6 +94,7 @@ template <class T> struct Band {
 
   bool outside(int row) const { return row < 0 || row >= height; }
   void load(int row) const;
+  double squares(int row) const;
   template <class Value> void blur_down(int begin, int end, Value value, const Rows<T>& out) const;
   void blur_images(int begin, int end) const;
   void compare(int row, double& l1, double& ssim) const;
@@ -108,6 +116,19 @@ template <class T> void Band<T>::load(int row) const {
   const uint8_t* seen = mask + size_t(row) * width;
   for (int i = 0; i < width; ++i)
     if (!seen[i]) to_x[i] = to_y[i] = 0;
+}
+
+// Σ(x − y)² of a row.
+template <class T> double Band<T>::squares(int row) const {
+  using V = Vec<T>;
+  V sum(T(0));
+  for (int i = 0; i < columns; i += V::width) {
+    const V difference = V::load(x[row] + i) - V::load(y[row] + i);
+    sum = fma(difference, difference, sum);
+  }
+  double total = 0;
+  add_lanes(sum, total);
+  return total;
 }
 
 // Rows begin to end − 1 of `out`: the blur down the columns of value(row, column), a register.
@@ -162,11 +183,8 @@ template <class T> void Band<T>::compare(int row, double& l1, double& ssim) cons
     s.by_xx.store(xx_row + i);
     s.by_xy.store(xy_row + i);
   }
-  T lanes[W];
-  row_l1.store(lanes);
-  for (T lane : lanes) l1 += lane;
-  row_ssim.store(lanes);
-  for (T lane : lanes) ssim += lane;
+  add_lanes(row_l1, l1);
+  add_lanes(row_ssim, ssim);
 }
 
 template <class T> void Band<T>::blur_maps(int begin, int end) const {
@@ -194,9 +212,10 @@ template <class T> void Band<T>::differentiate(int row, const LossWeights<T>& we
 }  // namespace
 
 // A task takes a band of rows of one channel through all passes, so that nothing leaves the cache in between. What a
-// band needs of its neighbours it computes once more.
+// band needs of its neighbours it computes once more. A squared error's gradient needs that of the whole picture first.
 template <class T>
-double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient) {
+double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient,
+                        bool squared) {
   constexpr int W = Vec<T>::width;
   const int columns = (width + W - 1) / W * W;
   // Steps of an odd number of cache lines, or a column would lie in few of the cache's sets.
@@ -207,11 +226,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   static thread_local Buffer<double> sums;
   double* const partial = sums.ensure(2 * size_t(tasks));
   const double elements = 3.0 * width * height;
-  const LossWeights<T> weights = loss_weights<T>(elements);
-
-  parallel_for(tasks, [&](int task) {
-    const int begin = task / 3 * kBand, end = begin + kBand < height ? begin + kBand : height;
-    const int halo = gradient ? kRadius : 0, first = begin - halo, last = end + halo;  // of the rows to compare
+  auto band_of = [&](int task, int first, int last) {  // to compare the rows `first` to `last` − 1
     static thread_local Buffer<T> memory;
     T* at = memory.ensure(2 * images + 7 * maps);
     auto rows = [&](ptrdiff_t size, int first_row) {
@@ -224,6 +239,26 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
                           {rows(maps, first), rows(maps, first), rows(maps, first), rows(maps, first)},
                           rows(maps, first), rows(maps, first), rows(maps, first)};
     for (int row = first - kRadius; row < last + kRadius; ++row) band.load(row);
+    return band;
+  };
+  auto begin_of = [](int task) { return task / 3 * kBand; };
+  auto end_of = [&](int task) { return std::min(begin_of(task) + kBand, height); };
+
+  double squares = 0;
+  if (squared) {
+    parallel_for(tasks, [&](int task) {
+      const Band<T> band = band_of(task, begin_of(task) + kRadius, end_of(task) - kRadius);
+      partial[task] = 0;
+      for (int row = begin_of(task); row < end_of(task); ++row) partial[task] += band.squares(row);
+    });
+    for (int task = 0; task < tasks; ++task) squares += partial[task];
+  }
+  const LossWeights<T> weights = squared ? squared_loss_weights<T>(elements, T(squared_slope(squares, elements)))
+                                         : loss_weights<T>(elements);
+  parallel_for(tasks, [&](int task) {
+    const int begin = begin_of(task), end = end_of(task);
+    const int halo = gradient ? kRadius : 0, first = begin - halo, last = end + halo;
+    const Band<T> band = band_of(task, first, last);
     band.blur_images(first, last);
     double l1 = 0, ssim = 0, elsewhere = 0;
     for (int row = first; row < last; ++row) {
@@ -242,11 +277,11 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
     l1 += partial[2 * task];
     ssim += partial[2 * task + 1];
   }
-  return photometric_value(l1, ssim, elements);
+  return squared ? squared_photometric_value(squares, ssim, elements) : photometric_value(l1, ssim, elements);
 }
 
 #define GNS_INSTANTIATE(T)                                                                                        \
-  template double photometric_loss<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*);
+  template double photometric_loss<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*, bool);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)
 

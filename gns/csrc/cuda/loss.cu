@@ -71,7 +71,7 @@ struct MapsShared {
   float scratch[kLossThreads / kWarp];
 };
 
-GNS_DEVICE void loss_maps(const Images& in, float* maps, float* partial, MapsShared& shared) {
+GNS_DEVICE void loss_maps(const Images& in, bool squared, float* maps, float* partial, MapsShared& shared) {
   const int channel = blockIdx.z, left = blockIdx.x * kTile, top = blockIdx.y * kTile;
   const int thread = threadIdx.y * kTile + threadIdx.x;
   for (int cell = thread; cell < kHalo * kHalo; cell += kLossThreads) {
@@ -94,12 +94,13 @@ GNS_DEVICE void loss_maps(const Images& in, float* maps, float* partial, MapsSha
       blurred);
 
   const int column = left + threadIdx.x, row = top + threadIdx.y;
-  float l1 = 0.0f, ssim = 0.0f;
+  float error = 0.0f, ssim = 0.0f;
   if (column < in.width && row < in.height) {
     const Ssim<float> terms = ssim_terms(blurred[0], blurred[1], blurred[2], blurred[3]);
     ssim = terms.value;
-    l1 = fabsf(shared.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
-               shared.y[threadIdx.y + kRadius][threadIdx.x + kRadius]);
+    const float difference = shared.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
+                             shared.y[threadIdx.y + kRadius][threadIdx.x + kRadius];
+    error = squared ? difference * difference : fabsf(difference);
     if (maps) {
       const size_t plane = size_t(in.width) * in.height, at = channel * plane + size_t(row) * in.width + column;
       maps[at] = terms.by_mean;
@@ -107,10 +108,10 @@ GNS_DEVICE void loss_maps(const Images& in, float* maps, float* partial, MapsSha
       maps[6 * plane + at] = terms.by_xy;
     }
   }
-  const float l1_sum = sum_of_block(l1, shared.scratch), ssim_sum = sum_of_block(ssim, shared.scratch);
+  const float error_sum = sum_of_block(error, shared.scratch), ssim_sum = sum_of_block(ssim, shared.scratch);
   if (thread == 0) {
     const size_t block = (size_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-    partial[2 * block] = l1_sum;
+    partial[2 * block] = error_sum;
     partial[2 * block + 1] = ssim_sum;
   }
 }
@@ -120,8 +121,8 @@ struct GradientShared {
   float rows[3][kHalo][kTile];
 };
 
-GNS_DEVICE void loss_gradient(const Images& in, const float* maps, const float* scale, float* gradient,
-                              GradientShared& shared) {
+GNS_DEVICE void loss_gradient(const Images& in, const float* slope, const float* maps, const float* scale,
+                              float* gradient, GradientShared& shared) {
   const int channel = blockIdx.z, left = blockIdx.x * kTile, top = blockIdx.y * kTile;
   const size_t plane = size_t(in.width) * in.height;
   for (int cell = threadIdx.y * kTile + threadIdx.x; cell < kHalo * kHalo; cell += kLossThreads) {
@@ -146,7 +147,8 @@ GNS_DEVICE void loss_gradient(const Images& in, const float* maps, const float* 
   float g = 0.0f;
   if (!in.mask || in.mask[at]) {
     const PixelValue pixel = load_pixel(in, channel, column, row);
-    const LossWeights<float> weights = loss_weights<float>(3.0f * float(plane));
+    const float elements = 3.0f * float(plane);
+    const LossWeights<float> weights = slope ? squared_loss_weights(elements, slope[0]) : loss_weights<float>(elements);
     g = photometric_gradient(pixel.x, pixel.y, blurred[0], blurred[1], blurred[2], weights);
     if (scale) g *= scale[0];
   }
@@ -157,39 +159,42 @@ GNS_DEVICE void loss_gradient(const Images& in, const float* maps, const float* 
 
 extern "C" __global__ void __launch_bounds__(256)
     loss_maps(int width, int height, const float* image, const unsigned char* target, const unsigned char* mask,
-              float* maps, float* partial) {
+              int squared, float* maps, float* partial) {
   __shared__ gns::MapsShared shared;
-  gns::loss_maps({width, height, image, target, mask}, maps, partial, shared);
+  gns::loss_maps({width, height, image, target, mask}, squared != 0, maps, partial, shared);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     loss_gradient(int width, int height, const float* image, const unsigned char* target, const unsigned char* mask,
-                  const float* maps, const float* scale, float* gradient) {
+                  const float* slope, const float* maps, const float* scale, float* gradient) {
   __shared__ gns::GradientShared shared;
-  gns::loss_gradient({width, height, image, target, mask}, maps, scale, gradient, shared);
+  gns::loss_gradient({width, height, image, target, mask}, slope, maps, scale, gradient, shared);
 }
 
-// The loss from the blocks' sums; one block. Its threads' sums are joined in the order of the threads.
+// The loss from the blocks' sums; one block. Its threads' sums are joined in the order of the threads. With `slope` the
+// errors are squared: what their gradient takes of x − y.
 extern "C" __global__ void __launch_bounds__(256)
-    loss_sum(int width, int height, const float* partial, float* loss) {
-  __shared__ double l1_sums[256], ssim_sums[256];
+    loss_sum(int width, int height, const float* partial, float* loss, float* slope) {
+  __shared__ double error_sums[256], ssim_sums[256];
   const int blocks = 3 * gns::ceil_div(width, gns::kTile) * gns::ceil_div(height, gns::kTile);
-  double l1 = 0, ssim = 0;
+  double error = 0, ssim = 0;
   for (int block = threadIdx.x; block < blocks; block += 256) {
-    l1 += partial[2 * size_t(block)];
+    error += partial[2 * size_t(block)];
     ssim += partial[2 * size_t(block) + 1];
   }
-  l1_sums[threadIdx.x] = l1;
+  error_sums[threadIdx.x] = error;
   ssim_sums[threadIdx.x] = ssim;
   for (unsigned half = 128; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) {
-      l1_sums[threadIdx.x] += l1_sums[threadIdx.x + half];
+      error_sums[threadIdx.x] += error_sums[threadIdx.x + half];
       ssim_sums[threadIdx.x] += ssim_sums[threadIdx.x + half];
     }
   }
   if (threadIdx.x == 0) {
     const double elements = 3.0 * width * height;
-    loss[0] = float(gns::photometric_value(l1_sums[0], ssim_sums[0], elements));
+    loss[0] = float(slope ? gns::squared_photometric_value(error_sums[0], ssim_sums[0], elements)
+                          : gns::photometric_value(error_sums[0], ssim_sums[0], elements));
+    if (slope) slope[0] = float(gns::squared_slope(error_sums[0], elements));
   }
 }

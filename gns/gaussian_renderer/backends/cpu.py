@@ -88,12 +88,19 @@ class CpuBackend:
         return Rendering(inputs, targets)
 
     def photometric_loss(
-        self, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace, *, differentiable: bool
+        self,
+        image: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        workspace: Workspace,
+        *,
+        squared: bool,
+        differentiable: bool,
     ) -> tuple[Tensor, LossBackward]:
         """See `Backend.photometric_loss`. The kernel finds loss and gradient in one go; the latter is only scaled."""
         gradient = workspace.take("image_gradient", image.shape, image.dtype) if differentiable else None
         seen = None if mask is None else mask.view(torch.uint8)
-        loss = _kernels[image.dtype].photometric_loss(*as_arrays(image, target, seen, gradient))
+        loss = _kernels[image.dtype].photometric_loss(*as_arrays(image, target, seen, gradient), squared)
 
         def backward(scale: Tensor) -> Tensor:
             assert gradient is not None

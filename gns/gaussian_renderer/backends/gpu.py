@@ -100,7 +100,14 @@ class GpuBackend:
         return rendering
 
     def photometric_loss(
-        self, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace, *, differentiable: bool
+        self,
+        image: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        workspace: Workspace,
+        *,
+        squared: bool,
+        differentiable: bool,
     ) -> tuple[Tensor, LossBackward]:
         """See `Backend.photometric_loss`.
 
@@ -112,12 +119,13 @@ class GpuBackend:
         pictures = (width, height, image, target, None if mask is None else mask.view(torch.uint8))
         maps = workspace.take("loss_maps", (3, *image.shape)) if differentiable else None
         partial, loss = workspace.take("loss_partial", (math.prod(grid), 2)), image.new_empty(1)
-        self.kernels.launch("loss_maps", grid, *pictures, maps, partial)
-        self.kernels.launch("loss_sum", (1,), width, height, partial, loss)
+        slope = workspace.take("loss_slope", (1,)) if squared else None
+        self.kernels.launch("loss_maps", grid, *pictures, int(squared), maps, partial)
+        self.kernels.launch("loss_sum", (1,), width, height, partial, loss, slope)
 
         def backward(scale: Tensor) -> Tensor:
             gradient = workspace.take("image_gradient", image.shape)
-            self.kernels.launch("loss_gradient", grid, *pictures, maps, scale.reshape(1).contiguous(), gradient)
+            self.kernels.launch("loss_gradient", grid, *pictures, slope, maps, scale.reshape(1).contiguous(), gradient)
             return gradient
 
         return loss[0], backward

@@ -335,8 +335,9 @@ _KERNELS = (
             _floats("image", "[3, H, W]"),
             _TARGET,
             _MASK,
+            *_integers("squared"),
             _floats("maps", _MAPS, optional=True),
-            _floats("partial", "[blocks of the grid, 2]: sums of |x − y| and of SSIM"),
+            _floats("partial", "[blocks of the grid, 2]: sums of |x − y|, or squared of (x − y)², and of SSIM"),
         ),
     ),
     Kernel(
@@ -344,7 +345,12 @@ _KERNELS = (
         "loss.cu",
         (256, 1, 1),
         "1",
-        (*_integers("width height"), _floats("partial", "as loss_maps wrote it"), _floats("loss", "[1]")),
+        (
+            *_integers("width height"),
+            _floats("partial", "as loss_maps wrote it"),
+            _floats("loss", "[1]"),
+            _floats("slope", "[1], where errors are squared: their gradient's factor of x − y", optional=True),
+        ),
     ),
     Kernel(
         "loss_gradient",
@@ -356,6 +362,7 @@ _KERNELS = (
             _floats("image", "[3, H, W]"),
             _TARGET,
             _MASK,
+            _floats("slope", "as loss_sum wrote it; None where errors are not squared", optional=True),
             _floats("maps", _MAPS),
             _floats("scale", "[1], multiplies the gradient; None is 1", optional=True),
             _floats("gradient", "[3, H, W]"),

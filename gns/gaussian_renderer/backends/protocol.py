@@ -170,7 +170,14 @@ class Backend(Protocol):
         ...
 
     def photometric_loss(
-        self, image: Tensor, target: Tensor, mask: Tensor | None, workspace: Workspace, *, differentiable: bool
+        self,
+        image: Tensor,
+        target: Tensor,
+        mask: Tensor | None,
+        workspace: Workspace,
+        *,
+        squared: bool,
+        differentiable: bool,
     ) -> tuple[Tensor, LossBackward]:
         """The scalar of `gns.losses.photometric_loss`, and its way back, to be taken only if `differentiable`.
 
