@@ -15,7 +15,7 @@ from gns.utils.option_table import described_fields, flag, from_json, option_of,
 from gns.utils.untrusted_json import parse_json
 
 CONFIG_FILE = "config.json"
-CONFIG_FORMAT = 3  # raise it when a field is added, removed or changes its meaning
+CONFIG_FORMAT = 4  # raise it when a field is added, removed or changes its meaning
 
 
 def config_text(config: TrainConfig) -> str:

@@ -115,6 +115,14 @@ def test_the_viewer_is_inside_or_beside_the_page(model: Path, monkeypatch: pytes
     assert "The model cannot be shown: " in page_of(model).text
 
 
+def test_the_curve_of_the_loss_says_what_it_is_of(model: Path) -> None:
+    assert "0.8 L1 + 0.2 (1 − SSIM)" in page_of(model).text and "RMSE" not in page_of(model).text
+    document = json.loads((model / "config.json").read_text())
+    document["options"]["squared_error"] = True
+    (model / "config.json").write_text(json.dumps(document))
+    assert "in the second half 0.7 RMSE + 0.3 (1 − SSIM)" in page_of(model).text
+
+
 def test_its_numbers_are_those_of_results_json(model: Path) -> None:
     """Before metrics.py they are the same that it then finds."""
     before = gather(RunFolder.open(model))
