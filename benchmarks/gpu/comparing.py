@@ -108,7 +108,7 @@ def iterate(scene: Example, device: torch.device, steps: int, *, observed: bool 
             screen_gradients=ScreenGradients(absolute=observed),
             accumulate=True,
         )
-        loss = photometric_loss(seen.image, photo, mask) + 0.01 * seen.alpha.mean()
+        loss = photometric_loss(seen.image, photo, mask, squared=step % 2 == 1) + 0.01 * seen.alpha.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         if observed:
             screen_gradients.observe(population, seen.abs_grad, seen.radii)

@@ -48,13 +48,13 @@ template <class R> GNS_MATH Ssim<R> ssim_terms(R mx, R my, R squares, R products
   return out;
 }
 
-// What the gradient of a loss, a mean over all elements, takes of a pixel's sign(x − y), x − y and derivative of SSIM.
+// What a loss's gradient takes of a pixel's sign(x − y), x − y and derivative of SSIM.
 template <class T> struct LossWeights { T sign, difference, ssim; };
-// N: the precision to divide in.
+// The loss is a mean over all elements. N: the precision to divide in.
 template <class T, class N> GNS_MATH LossWeights<T> loss_weights(N elements) {
   return {T(N(kErrorShare) / elements), T(0), T(-N(kSsimShare) / elements)};
 }
-// Squared: ∂√(Σd²/n)/∂d = d / √(n Σd²), and nothing where all errors are.
+// Squared: ∂√(Σd²/n)/∂d = d / √(n Σd²), taken to be 0 where no pixel is wrong.
 template <class T, class N> GNS_MATH LossWeights<T> squared_loss_weights(N elements, T slope) {
   return {T(0), slope, T(-N(kSquaredSsimShare) / elements)};
 }

@@ -125,17 +125,19 @@ def test_what_no_gpu_has_to_accept_is_refused(plant: Plant, message: str, shim: 
 
 
 @pytest.mark.parametrize(
-    "plant",
+    ("plant", "squared"),
     [
-        Plant("loss_math.h", "kSsimWeight = 0.2;", "kSsimWeight = 0.21;"),
-        Plant("loss_math.h", "0.26601172486179436", "0.265"),
+        (Plant("loss_math.h", "kSsimShare = 0.2;", "kSsimShare = 0.21;"), False),
+        (Plant("loss_math.h", "0.26601172486179436", "0.265"), False),
+        (Plant("loss_math.h", "kSquaredSsimShare = 0.3;", "kSquaredSsimShare = 0.31;"), True),
+        (Plant("loss_math.h", "::sqrt(squares * elements)", "::sqrt(squares)"), True),
     ],
-    ids=lambda plant: plant.bad,
+    ids=lambda value: getattr(value, "bad", str(value)),
 )
-def test_an_error_in_the_loss_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+def test_an_error_in_the_loss_is_seen(plant: Plant, squared: bool, shim: ShimLauncher) -> None:
     image, target, mask = images(47, 33)
-    loss, gradient = loss_and_gradient(shim, image, target, mask)
-    wrong_loss, wrong_gradient = loss_and_gradient(plant.launcher(), image, target, mask)
+    loss, gradient = loss_and_gradient(shim, image, target, mask, squared=squared)
+    wrong_loss, wrong_gradient = loss_and_gradient(plant.launcher(), image, target, mask, squared=squared)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(wrong_gradient, gradient, rtol=0, atol=1e-5 * float(gradient.abs().max()))
         assert abs(float(wrong_loss - loss)) <= 1e-6
