@@ -247,6 +247,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   double squares = 0;
   if (squared) {
     parallel_for(tasks, [&](int task) {
+      // Alone, without the rows about them that a comparison needs.
       const Band<T> band = band_of(task, begin_of(task) + kRadius, end_of(task) - kRadius);
       partial[task] = 0;
       for (int row = begin_of(task); row < end_of(task); ++row) partial[task] += band.squares(row);
