@@ -262,11 +262,15 @@ def _clock(group: Group) -> str:
 
 
 def _time_ratio(first: BySeed, second: BySeed) -> float | None:
-    """How many times as long the first took, over the seeds that one machine ran both of; None where there is none."""
+    """How many times as long the first took, over the seeds of which one machine ran both; None where there is none.
+
+    Both of the same commit: other code may be faster, and other work was under way when it ran.
+    """
     pairs = [
         (ours, theirs)
         for seed in first.keys() & second.keys()
         if machine_name(first[seed]) == machine_name(second[seed])
+        and first[seed].commits == second[seed].commits
         and (ours := seconds(first[seed])) is not None
         and (theirs := seconds(second[seed])) is not None
     ]

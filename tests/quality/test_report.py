@@ -26,7 +26,7 @@ from gns.rules import DEFAULT_METHOD
 from gns.run_folder import RunFolder
 from gns.testing.scene_files import small_scene, write_colmap
 from gns.utils.tables import Rows
-from tests.quality.made_up import FOX, LOWEST, MACHINE, reference_run, run_of, write
+from tests.quality.made_up import FOX, LOWEST, MACHINE, figures, reference_run, run_of, write
 
 LEGO = SceneEntry("lego", "lego", ("-w",))
 SHARE = 300  # 15 % of 3DGS's 2,000
@@ -167,6 +167,13 @@ def test_scores_of_all_machines_count_and_times_are_compared_on_one(results: Res
     header, *rows = tables.all_runs(group, numbers)
     column = list(header).index("processor s (machine)")
     assert [row[column] for row in rows] == ["150 (1), 300 (2)", "150 (1), 500,075 (2)"]
+
+
+def test_times_at_different_commits_are_not_compared(results: Results) -> None:
+    write(results, run_of(), 30.0, cpu_seconds=100.0)
+    write(results, run_of(LOWEST), 31.0, cpu_seconds=150.0, sessions=[{**figures()["sessions"][0], "commit": "later"}])
+    (cells,) = tables.against_baseline(groups_of(results), DEFAULT_METHOD)[1:]
+    assert cells[4:] == ["+1.00", "+0.0250", "-", "1"]
 
 
 def test_the_same_run_on_cpu_and_gpu_is_two(results: Results) -> None:
