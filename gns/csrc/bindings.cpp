@@ -382,8 +382,7 @@ template <class T> void bind(nb::module_ m) {
 
   m.def(
       "photometric_loss",
-      [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient,
-         bool squared) {
+      [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient, bool squared) {
         const size_t height = image.shape(1), width = image.shape(2);
         require_aligned(image, gradient);  // bytes always are
         require_size(height, width);

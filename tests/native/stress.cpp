@@ -101,7 +101,9 @@ template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame,
   T* const depth = maps ? out.inverse_depth.data() : nullptr;
   k.blend(frame, background, {out.image.data(), out.alpha.data(), depth, maps ? out.counts.data() : nullptr},
           problem.edges.data(), out.importance.data());
-  out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data(), maps);
+  const bool squared = maps;
+  out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data(),
+                                squared);
   k.blend_backward(frame, {out.image.data(), depth, out.by_image.data(), nullptr, maps ? out.by_inverse_depth.data() : nullptr},
                    true);
   auto& g = out.gradients;

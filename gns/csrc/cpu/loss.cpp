@@ -226,19 +226,20 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   static thread_local Buffer<double> sums;
   double* const partial = sums.ensure(2 * size_t(tasks));
   const double elements = 3.0 * width * height;
-  auto band_of = [&](int task, int first, int last) {  // to compare the rows `first` to `last` − 1
+  auto band_of = [&](int task, int from, int to) {  // with the pixels of rows `from` to `to` − 1
     static thread_local Buffer<T> memory;
     T* at = memory.ensure(2 * images + 7 * maps);
+    const int first = from + kRadius;  // of the rows that can be compared
     auto rows = [&](ptrdiff_t size, int first_row) {
       const Rows<T> taken = {at, stride, first_row};
       at += size;
       return taken;
     };
     const Band<T> band = {width, height, columns, task % 3, image, target, mask,
-                          rows(images, first - kRadius), rows(images, first - kRadius),
+                          rows(images, from), rows(images, from),
                           {rows(maps, first), rows(maps, first), rows(maps, first), rows(maps, first)},
                           rows(maps, first), rows(maps, first), rows(maps, first)};
-    for (int row = first - kRadius; row < last + kRadius; ++row) band.load(row);
+    for (int row = from; row < to; ++row) band.load(row);
     return band;
   };
   auto begin_of = [](int task) { return task / 3 * kBand; };
@@ -247,8 +248,7 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   double squares = 0;
   if (squared) {
     parallel_for(tasks, [&](int task) {
-      // Alone, without the rows about them that a comparison needs.
-      const Band<T> band = band_of(task, begin_of(task) + kRadius, end_of(task) - kRadius);
+      const Band<T> band = band_of(task, begin_of(task), end_of(task));
       partial[task] = 0;
       for (int row = begin_of(task); row < end_of(task); ++row) partial[task] += band.squares(row);
     });
@@ -258,8 +258,8 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
                                          : loss_weights<T>(elements);
   parallel_for(tasks, [&](int task) {
     const int begin = begin_of(task), end = end_of(task);
-    const int halo = gradient ? kRadius : 0, first = begin - halo, last = end + halo;
-    const Band<T> band = band_of(task, first, last);
+    const int halo = gradient ? kRadius : 0, first = begin - halo, last = end + halo;  // of the rows to compare
+    const Band<T> band = band_of(task, first - kRadius, last + kRadius);
     band.blur_images(first, last);
     double l1 = 0, ssim = 0, elsewhere = 0;
     for (int row = first; row < last; ++row) {
