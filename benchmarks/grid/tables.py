@@ -217,7 +217,10 @@ def command(groups: Sequence[Group], entrants: Sequence[str] | None = None) -> s
         if entrants is None or entrant in entrants
         for result in runs.values()
     ]
-    budgets = list(dict.fromkeys(_asked_for(group, budget) for group in groups for budget in group.budgets))
+    budgets = sorted(
+        {_asked_for(group, budget) for group in groups for budget in group.budgets},
+        key=lambda asked: (asked.endswith("%"), float(asked.rstrip("%"))),
+    )
     named = {result.entrant: result.entrant_options for result in results}
     methods = [name for name in METHODS if name in named]
     variants = [f"{name}={shlex.join(options)}" for name, options in named.items() if name not in METHODS]

@@ -36,9 +36,7 @@ def refined(
         if any(_off_the_middle(model.cameras[number]) > FARTHEST for number in free):
             model, free = before, set()
     error = _largest_error(model)
-    options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads = threads or -1
-    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
+    options = pipeline_options(threads, seed)
     options.mapper.filter_max_reproj_error = error
     options.triangulation.complete_max_reproj_error = options.triangulation.merge_max_reproj_error = error
     options.triangulation.ignore_two_view_tracks = False
@@ -48,6 +46,14 @@ def refined(
     pycolmap.ObservationManager(model).filter_all_points3D(error, _LEAST_ANGLE)
     model.update_point_3d_errors()
     return model
+
+
+def pipeline_options(threads: int, seed: int) -> Any:
+    """COLMAP's options of mapping one by one, its defaults but for these; `threads` 0: all cores."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = threads or -1
+    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = seed
+    return options
 
 
 def _adjust(model: Any, free: set[int], threads: int) -> None:

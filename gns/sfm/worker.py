@@ -21,7 +21,7 @@ import pycolmap
 
 from gns.sfm.focal_lengths import ENOUGH, note_focal_lengths
 from gns.sfm.pairs import Pair, all_pairs, each_once, sequential_pairs
-from gns.sfm.refinement import refined
+from gns.sfm.refinement import pipeline_options, refined
 from gns.utils.undistortion import Lens, undistorted_lens
 
 _PHOTOS_AT_ONCE = 8
@@ -225,9 +225,7 @@ def _map_one_by_one(job: dict[str, Any], folder: Path, partial: Path, photos: in
 
 
 def _incremental_options(job: dict[str, Any], photos: int) -> Any:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.num_threads = job["threads"] or -1
-    options.random_seed = options.mapper.random_seed = options.triangulation.random_seed = _SEED
+    options = pipeline_options(job["threads"], _SEED)
     options.min_model_size = min(options.min_model_size, max(3, photos // 2))
     return options
 

@@ -14,7 +14,6 @@ import pytest
 pytest.importorskip("viser", reason='needs viser: pip install ".[viewer]"')
 
 import msgspec  # viser brings this, websockets and zstandard
-import viser
 import websockets.asyncio.client
 import websockets.asyncio.server
 import zstandard
@@ -26,9 +25,8 @@ from gns.errors import UserError
 from gns.viewer.guard import refusal, start_guarded
 from gns.viewer.window import HOST, Window
 from tests.viewer.conftest import opened
+from tests.viewer.protocol import PATIENCE, PROTOCOL
 
-PATIENCE = 60.0  # seconds
-PROTOCOL: Any = f"viser-v{viser.__version__}"
 FOREIGN = [
     "http://evil.example",
     "https://evil.example",

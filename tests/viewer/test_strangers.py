@@ -30,10 +30,9 @@ from gns.training.loop import train
 from gns.training.state import TrainState
 from gns.viewer import window as window_module
 from gns.viewer.window import HOST, Window
+from tests.viewer.protocol import PATIENCE, PROTOCOL
 
 LARGEST = 50 << 20  # bytes of a message that viser takes
-PATIENCE = 60.0  # seconds
-PROTOCOL: Any = f"viser-v{viser.__version__}"
 SCENE = tiny_scene()
 
 
