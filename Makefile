@@ -3,6 +3,7 @@
 # make lint            ruff and mypy --strict over everything
 # make check-native    the native code under sanitizers (Linux); CHECK=--quick for a part of it, as in .ci/run
 # make check-safety    crash trials, fuzzing and soak: minutes each, see docs/reliability.md
+# make check-benchmarks  the CPU's benchmark in short: whether it runs to its end; its times mean nothing
 # make clean           remove what the targets above have made
 #
 # Nothing is installed outside this folder, and what is finished is not done again.
@@ -29,7 +30,7 @@ PICTURE := demo/comparison.png
 
 export CXX
 
-.PHONY: demo test lint check-native check-safety clean clean-demo
+.PHONY: demo test lint check-native check-safety check-benchmarks clean clean-demo
 .DELETE_ON_ERROR:
 
 demo: $(PICTURE)
@@ -53,6 +54,9 @@ check-safety: .venv/fuzzed-with
 	$(BIN)/python -m benchmarks.crash_trials
 	$(BIN)/python -m benchmarks.soak
 	$(BIN)/python -m benchmarks.fuzz_readers
+
+check-benchmarks: .venv/tested-with
+	$(BIN)/python benchmarks/cpu.py --quick --rounds 1 --gaussians 2000 --out build/benchmark
 
 $(PICTURE): $(MODEL)
 	$(BIN)/python render.py -m demo/model --skip-train

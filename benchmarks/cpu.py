@@ -299,8 +299,8 @@ def _time_iterations(
 def _population_bytes(population: Population) -> int:
     """Parameters, gradients, moments and statistics."""
     state = population.state_dict()
-    tensors = [value for group in state["groups"].values() for value in group.values() if torch.is_tensor(value)]
-    return sum(tensor.nbytes for tensor in [*tensors, state["gradient_sum"], state["visits"]])
+    of_groups = [value for group in state["groups"].values() for value in group.values() if torch.is_tensor(value)]
+    return sum(tensor.nbytes for tensor in [*of_groups, *state["statistics"].values()])
 
 
 @contextmanager
