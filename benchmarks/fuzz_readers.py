@@ -29,6 +29,17 @@ from gns.utils.atomic_files import write_text
 _LARGEST = 4096  # bytes of a file that is kept
 RECORD = Path("benchmarks/results/fuzzing.json")
 
+# The readers by the kind of file: each kind is to be fuzzed for an hour of processor time.
+KINDS = {
+    "COLMAP, binary": ("colmap cameras.bin", "colmap images.bin", "colmap points3D.bin"),
+    "COLMAP, text": ("colmap cameras.txt", "colmap images.txt", "colmap points3D.txt"),
+    "transforms.json": ("transforms.json",),
+    "PLY": ("model.ply", "points.ply"),
+    "checkpoint": ("checkpoint",),
+    "configuration, lists and logs": ("budget.txt", "cfg_args", "config.json", "log.jsonl", "results.json"),
+    "pictures": ("depth map", "image", "rendered picture"),
+}
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -56,6 +67,11 @@ def add_to_record(path: Path, name: str, effort: Effort) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({name: asdict(effort) for name, effort in sorted(record.items())}, indent=2) + "\n"
     write_text(path, text)
+
+
+def by_kind(record: dict[str, Effort]) -> dict[str, Effort]:
+    """The same, all readers of a kind of file together."""
+    return {kind: sum((record.get(name, Effort()) for name in names), Effort()) for kind, names in KINDS.items()}
 
 
 def as_table(record: dict[str, Effort]) -> str:
@@ -153,7 +169,8 @@ def main() -> int:
     parser.add_argument("--sum", action="store_true", help="print what was recorded, and fuzz nothing")
     options = parser.parse_args()
     if options.sum:
-        print(as_table(read_record(options.record)))
+        record = read_record(options.record)
+        print(f"{as_table(by_kind(record))}\n\n{as_table(record)}")
         return 0
     if unknown := [name for name in options.targets if name not in targets()]:
         parser.error(f"no target is called {unknown[0]}")

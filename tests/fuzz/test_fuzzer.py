@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fuzz_readers
-from benchmarks.fuzz_readers import Effort, add_to_record, as_table, read_record, write_launcher
+from benchmarks.fuzz_readers import KINDS, Effort, add_to_record, as_table, by_kind, read_record, write_launcher
+from gns.testing.fuzzing import targets
 
 
 def test_the_launcher_is_a_program_that_hands_on_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,11 @@ def test_what_was_tried_adds_up(tmp_path: Path) -> None:
     add_to_record(path, "b", Effort(29.96, 500, 0))
     assert read_record(path) == {"a": Effort(60.0, 7, 1), "b": Effort(60.0, 1500, 0)}
     assert as_table(read_record(path)).splitlines()[2:] == ["| a | 1.0 | 7 | 1 |", "| b | 1.0 | 1,500 | 0 |"]
+
+
+def test_every_reader_is_of_one_kind() -> None:
+    assert sorted(name for names in KINDS.values() for name in names) == sorted(targets())
+    tried = by_kind(
+        {"model.ply": Effort(60.0, 7, 1), "points.ply": Effort(30.0, 2, 0), "checkpoint": Effort(1.0, 1, 0)}
+    )
+    assert tried["PLY"] == Effort(90.0, 9, 1) and tried["checkpoint"].files == 1 and tried["pictures"] == Effort()
