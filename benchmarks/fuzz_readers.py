@@ -5,8 +5,8 @@
     python -m benchmarks.fuzz_readers --sum                          # what was tried so far, as a table
 
 A target begins with whole files (`gns.testing.fuzzing`) and the corpus of tests/fuzz/corpus, and goes on with whatever
-reaches new code. Anything but a result or a UserError ends it, as do 20 seconds or 4 GB for one file: the file is kept
-in --findings, and the exit status is 1. With --keep the corpus, reduced to what still reaches new code and to the
+reaches new code. Anything but a result or a UserError ends it, as do 20 seconds or 4 GB for one file: the file is added
+to --findings with a report beside it, and the exit status is 1. With --keep the corpus, reduced to what still reaches new code and to the
 smaller files, is written back. Processor seconds and files are added to those of earlier runs in --record.
 """
 
@@ -17,7 +17,6 @@ import json
 import re
 import resource
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -129,7 +128,9 @@ def _fuzz(name: str, seconds: int, findings: Path, *, keep: bool) -> tuple[Effor
         tried = int((re.findall(r"number_of_executed_units: (\d+)", told) or re.findall(r"#(\d+)", told) or ["0"])[-1])
         failed = "ERROR: libFuzzer" in told or "Uncaught Python exception" in told
         if failed:
-            (findings / f"{name.replace(' ', '-')}.txt").write_text(told)
+            written = re.findall(r"Test unit written to (.+)", told)
+            report = Path(f"{written[-1]}.txt") if written else findings / f"{name.replace(' ', '-')}.txt"
+            report.write_text(told)
         reached = len(list(inputs.iterdir()))
         if keep:
             _child(name, scratch, ["-merge=1", f"-max_len={_LARGEST}", str(reduced), str(inputs)])
@@ -174,11 +175,10 @@ def main() -> int:
         return 0
     if unknown := [name for name in options.targets if name not in targets()]:
         parser.error(f"no target is called {unknown[0]}")
-    shutil.rmtree(options.findings, ignore_errors=True)
     failed = 0
     for name in options.targets or targets():
         effort, reached = _fuzz(name, options.seconds, options.findings.resolve(), keep=options.keep)
-        verdict = "  DEFECT" if effort.defects else ""
+        verdict = f"  DEFECT, see {options.findings}" if effort.defects else ""
         print(f"{name:20} {effort.files:9,} files, {reached:5,} reached new code{verdict}", flush=True)
         add_to_record(options.record, name, effort)
         failed += effort.defects
