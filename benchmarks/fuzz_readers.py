@@ -6,8 +6,9 @@
 
 A target begins with whole files (`gns.testing.fuzzing`) and the corpus of tests/fuzz/corpus, and goes on with whatever
 reaches new code. Anything but a result or a UserError ends it, as do 20 seconds or 4 GB for one file: the file is added
-to --findings with a report beside it, and the exit status is 1. With --keep the corpus, reduced to what still reaches new code and to the
-smaller files, is written back. Processor seconds and files are added to those of earlier runs in --record.
+to --findings with a report beside it, and the exit status is 1. With --keep the corpus, reduced to what still reaches
+new code and to the smaller files, is written back. Processor seconds and files are added to those of earlier runs in
+--record.
 """
 
 from __future__ import annotations

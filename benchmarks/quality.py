@@ -10,6 +10,9 @@ seed 0, which is made if need be), or `published`, that of budget.txt. A method 
 budgets. A variant is a name and further options of train.py, which prevail: they may name a --method, or --iterations
 of their own (and are set beside the others of the grid all the same).
 
+Methods that differ only in who is taken out of the model that they grow (gns, both one-shots, learned-mask) are grown
+once, where one grid has several of them: the others go on from there, to the bits of a run of their own.
+
 What is finished is skipped, and the rest is made cheapest first. Ctrl-C and SIGTERM let the training under way save a
 checkpoint, from which the next call goes on. Several calls may share a results folder, on the same grid or not: each
 run is made by one of them. A run's model and checkpoints lie in runs/ of that folder; delete a JSON file and its folder
@@ -37,12 +40,13 @@ from benchmarks.grid.plan import Grid, Plan, parse_budget, planned
 from benchmarks.grid.results import Results
 from benchmarks.grid.runs import Run, method_entrant, variant
 from benchmarks.grid.scenes import located, photo_pixels, read_scenes
+from benchmarks.grid.shared_growth import alike
 from gns.cli import STOPPED
 from gns.commands.test import BUDGETS
 from gns.errors import UserError
 from gns.gaussian_renderer.devices import pick_device
 from gns.rules import METHODS
-from gns.utils.folder_lock import FolderInUse
+from gns.utils.folder_lock import FolderInUse, in_use
 from gns.utils.quantities import parse_count
 from gns.utils.tables import as_text
 
@@ -137,7 +141,7 @@ def work_off(task: Task, measurement: Measurement) -> int:
         open_runs = [run for run in unfinished if run not in failed]
         run = next((run for run in open_runs if run not in elsewhere), None)
         if run is None:
-            let_go = {run for run in open_runs if not under_way(task.results.work_folder(run))}
+            let_go = {run for run in open_runs if not _made_elsewhere(task, run)}
             if not let_go and not (plan.waiting and open_runs):
                 break
             time.sleep(PAUSE)  # where nobody let go, another process trains the 3DGS that further runs are measured by
@@ -149,8 +153,9 @@ def work_off(task: Task, measurement: Measurement) -> int:
         counted = f"{len(plan.runs) - len(unfinished) + 1} of {len(plan.runs)}"
         later = f", {plan.waiting} more once 3DGS has grown" if plan.waiting else ""
         print(f"[{counted}{later}; about {in_words(left)} left] {run.label}", flush=True)
+        following = [other for other in alike(run) if other in open_runs]
         try:
-            measurement.carry_out(run, task.folders[run.scene.name])
+            measurement.carry_out(run, task.folders[run.scene.name], following)
         except FolderInUse:
             print("  another process is at it", flush=True)
             elsewhere.add(run)
@@ -163,7 +168,14 @@ def work_off(task: Task, measurement: Measurement) -> int:
         else:
             if result := task.results.finished(run):
                 print(f"  {result.psnr:.3f} dB, SSIM {result.ssim:.4f}, {result.gaussians:,} Gaussians", flush=True)
+        if not any(task.results.finished(other) is None for other in following if other not in failed):
+            task.results.growth(run).forget()
     return int(bool(failed))
+
+
+def _made_elsewhere(task: Task, run: Run) -> bool:
+    """Whether another process is at a run, or at what it has in common with others."""
+    return under_way(task.results.work_folder(run)) or in_use(task.results.growth(run).path)
 
 
 def print_list(task: Task) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.grid.machine import ROOT, commit
 from benchmarks.grid.results import Results
 from benchmarks.grid.runs import Run
+from benchmarks.grid.shared_growth import last_common_iteration
 from gns import __version__
 from gns.arguments import decisive_options, read_config
 from gns.errors import UserError
@@ -30,6 +31,8 @@ from gns.utils.ply_file import count_rows
 # When held-out photos are measured besides the end, in shares of the iterations. Not at a tenth, a fifth or half: there
 # opacities are reset, or a model is cut, and it is a bad one for a moment.
 ON_THE_WAY = (0.09, 0.19, 0.35, 0.49, 0.75)
+GROWTH = "growth.json"  # in the folder of a run
+START = "--start-checkpoint"
 _KIBI = 1 if sys.platform == "darwin" else 1024  # the unit of the peak memory that the system tells
 _LAST_LINES = 3  # of a failed program's output
 
@@ -107,10 +110,12 @@ class Measurement:
     options: Sequence[str]  # of all programs: --device and --threads
     stop: Stop
 
-    def carry_out(self, run: Run, source: Path) -> None:
+    def carry_out(self, run: Run, source: Path, following: Sequence[Run] = ()) -> None:
         """Bring `run` on the scene in `source` to its result, from where it was stopped if it was.
 
-        Raises FolderInUse where another process is at it, UserError where a program failed, and Stopped.
+        `following` are runs to be made later that grow as it does: what they have in common is trained once
+        (`shared_growth`). Raises FolderInUse where another process is at it, or at that growth, UserError where a
+        program failed, and Stopped.
         """
         work = self.results.work_folder(run)
         with locked(work):
@@ -119,13 +124,33 @@ class Measurement:
             with locked(work / "model"):  # of a training that outlived the process which began it
                 pass
             _forget_other_options(work, run)
-            self._train(run, source, work)
+            self._train_or_go_on(run, source, work, following)
             figures = self._scores(run, work)
             self.results.write(run, figures)
             for path in (work / "model" / "checkpoints", work / "model" / "test"):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _train(self, run: Run, source: Path, work: Path) -> None:
+    def _train_or_go_on(self, run: Run, source: Path, work: Path, following: Sequence[Run]) -> None:
+        """Train `run`: from what another has grown, or leaving what it grows to those that follow."""
+        growth, made_by = self.results.growth(run), {**commit(), "machine": self.machine}
+        model = RunFolder(work / "model", run.config())
+        if model.checkpoint_iterations() or model.saved_iterations():
+            self._train(run, source, work)
+        elif grown := growth.told(made_by):
+            write_text(work / GROWTH, json.dumps(grown) + "\n")
+            _write_sessions(work, [grown["session"]])
+            self._train(run, source, work, START, str(growth.checkpoint))
+        elif not following:
+            self._train(run, source, work)
+        else:
+            common = last_common_iteration(run)
+            with locked(growth.path):
+                self._train(run, source, work, "--checkpoint-iterations", str(common))
+                if len(sessions := _sessions(work)) == 1:
+                    session = {**sessions[0], "peak_memory_bytes": None, "grown_by": run.entrant.name}
+                    growth.keep(model.checkpoint_path(common), model.read_log(), session, made_by)
+
+    def _train(self, run: Run, source: Path, work: Path, *further: str) -> None:
         model = RunFolder(work / "model", run.config())
         length = run.config().iterations
         if length in model.saved_iterations():
@@ -133,7 +158,7 @@ class Measurement:
         moments = sorted({max(1, round(share * length)) for share in ON_THE_WAY})
         command = [
             *(sys.executable, str(ROOT / "train.py"), "-s", str(source), "-m", str(model.path), *run.options),
-            *("--test-iterations", *map(str, moments), *self.options, "--quiet", "--resume"),
+            *("--test-iterations", *map(str, moments), *self.options, "--quiet", "--resume", *further),
         ]
         sessions = _sessions(work)
         sessions.append({**commit(), "wall_seconds": None, "cpu_seconds": None, "peak_memory_bytes": None})
@@ -172,7 +197,7 @@ class Measurement:
             "gaussians": count_rows(model.model_path(length)),
             "scores": {name: value for name, value in means.items() if not isinstance(value, str)},
             "per_view": json.loads(model.per_view_path.read_text(encoding="utf-8"))[f"ours_{length}"],
-            "moments": moments_of(model.read_log()),
+            "moments": moments_of([*_grown(work).get("log", ()), *model.read_log()]),
             "wall_seconds": total(sessions, "wall_seconds"),
             "cpu_seconds": total(sessions, "cpu_seconds"),
             "peak_memory_bytes": max((session["peak_memory_bytes"] or 0 for session in sessions), default=0) or None,
@@ -223,12 +248,24 @@ def _forget_other_options(work: Path, run: Run) -> None:
     if not config.exists():
         return
     try:
-        same = decisive_options(read_config(config)) == run.decisive()
+        begun = decisive_options(read_config(config))
     except UserError:
-        same = False
-    if not same:
+        begun = {}
+    if _grown(work):
+        begun[START] = None  # from where what it would have grown itself lay
+    if begun != run.decisive():
         shutil.rmtree(work / "model")
-        (work / "sessions.json").unlink(missing_ok=True)
+        for name in ("sessions.json", GROWTH):
+            (work / name).unlink(missing_ok=True)
+
+
+def _grown(work: Path) -> dict[str, Any]:
+    """What `shared_growth` told of the growth that a run began with; {} where it grew by itself."""
+    try:
+        grown: dict[str, Any] = json.loads((work / GROWTH).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return grown
 
 
 def _sessions(work: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.runs import Run
+from benchmarks.grid.shared_growth import Growth, alike
 from gns.utils.atomic_files import write_text
 
 FORMAT = 1  # raise it when a field of the file is removed or changes its meaning
@@ -81,6 +82,11 @@ class Results:
     def work_folder(self, run: Run) -> Path:
         """Where `run` is trained: not part of the results, and in nobody's repository."""
         return self.path / "runs" / run.key
+
+    def growth(self, run: Run) -> Growth:
+        """What `run` has in common with the runs that grow as it does."""
+        first = min(each.key for each in (run, *alike(run)))
+        return Growth(self.path / "runs" / f"growth-of-{first}")
 
     def finished(self, run: Run) -> Result | None:
         """The result of `run`; None where there is none, or where an option has another default today than then."""

@@ -250,7 +250,10 @@ class TrainConfig(Config, SceneConfig):
         ),
     )
     start_checkpoint: Path | None = field(
-        default=None, metadata=option("checkpoint file to start a new run from", group="saving and testing")
+        default=None,
+        metadata=option(
+            "checkpoint file to start a new run from; it may be of another method", group="saving and testing"
+        ),
     )
     resume: bool = field(
         default=False,

@@ -16,6 +16,7 @@ from gns.commands.report import conclude
 from gns.gaussian_renderer.backends import backend_of
 from gns.gaussian_renderer.devices import pick_device
 from gns.report.page import REPORT
+from gns.rules import METHODS
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.scene.digest import scene_digest
@@ -104,6 +105,7 @@ def _train_on(scene: Scene, run: RunFolder, config: TrainConfig, team: Team, dev
         scene,
         config,
         resume_from=checkpoint,
+        start_from=None if checkpoint else _start(config),
         run=run if team.is_main else None,
         team=team,
         device=device,
@@ -130,9 +132,22 @@ def _proposal(budget: int, scene: Scene) -> str:
 
 
 def _checkpoint(config: TrainConfig, run: RunFolder, team: Team) -> Mapping[str, Any] | None:
-    """The state to start from, where there is one."""
-    if config.resume:
-        if run.checkpoint_iterations():
-            return run.load_checkpoint(warn) if team.is_main else run.load_checkpoint()
-        say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
-    return read_checkpoint(config.start_checkpoint) if config.start_checkpoint else None
+    """The state to go on from, where there is one."""
+    if not config.resume:
+        return None
+    if run.checkpoint_iterations():
+        return run.load_checkpoint(warn) if team.is_main else run.load_checkpoint()
+    say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
+    return None
+
+
+def _start(config: TrainConfig) -> Mapping[str, Any] | None:
+    """The state of another run to start from, which may be of another method."""
+    if config.start_checkpoint is None:
+        return None
+    state = read_checkpoint(config.start_checkpoint)
+    say(f"starting from {config.start_checkpoint}", config.quiet)
+    begins = [rule.name for rule in METHODS[config.method].rules if rule.name not in state.get("rules", ())]
+    if begins:
+        say(f"it is of another method: {', '.join(begins)} begins with what is there", config.quiet)
+    return state

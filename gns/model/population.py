@@ -300,6 +300,24 @@ class Population:
             "statistics": dict(self._statistics),
         }
 
+    @staticmethod
+    def with_extras(state: Mapping[str, Any], extras: Sequence[Extra]) -> dict[str, Any]:
+        """The `state_dict` of a population, with `extras` in place of its own.
+
+        Those that it lacks begin now, as if they had been there without a gradient: Adam has made as many steps as for
+        the positions. Raises KeyError where a tensor is missing.
+        """
+        groups, statistics = {name: state["groups"][name] for name in GROUPS}, {}
+        like, steps = groups["opacity_logits"]["parameter"], groups["means"]["steps"]
+        for extra in extras:
+            if extra.rate is None:
+                known = state["statistics"].get(extra.name)
+                statistics[extra.name] = extra.rows(len(like), like) if known is None else known
+            else:
+                fresh = {**_Group.begin(extra.rows(len(like), like)).state_dict(), "steps": steps}
+                groups[extra.name] = state["groups"].get(extra.name, fresh)
+        return {**state, "groups": groups, "statistics": statistics}
+
     @classmethod
     def from_state_dict(
         cls,

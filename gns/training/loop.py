@@ -80,10 +80,11 @@ class Trainer:
             self._nearest = nearest_depths([view.camera for view in self.scene.train], self.scene.points)
         self._workspace = Workspace(device)
 
-    def begin(self, earlier: TrainState | Mapping[str, Any] | None = None) -> TrainState:
+    def begin(self, earlier: TrainState | Mapping[str, Any] | None = None, *, adapt: bool = False) -> TrainState:
         """The state before the first iteration, or an earlier one: itself, or from what a checkpoint holds of it.
 
-        Raises UserError where that does not fit this run.
+        That may be of another method's run with `adapt`; see `TrainState.adapted`. Raises UserError where it does not
+        fit this run.
         """
         fresh = TrainState.begin(
             self.plan,
@@ -100,7 +101,7 @@ class Trainer:
             return fresh
         # A copy: the earlier state stays as it is, and may be continued again.
         saved = deepcopy(earlier.state_dict()) if isinstance(earlier, TrainState) else earlier
-        fresh.restore(saved, self.device)
+        fresh.restore(fresh.adapted(saved) if adapt else saved, self.device)
         if fresh.iteration >= self.config.iterations:
             raise UserError(
                 f"the checkpoint is of iteration {fresh.iteration}, past the end of the run: raise --iterations"
@@ -255,6 +256,7 @@ def train(
     *,
     on_event: Callback | Listener | None = None,
     resume_from: TrainState | Mapping[str, Any] | None = None,
+    start_from: TrainState | Mapping[str, Any] | None = None,
     losses: Sequence[Loss] = (),
     parts: Sequence[Part] = (),
     run: RunFolder | None = None,
@@ -264,9 +266,11 @@ def train(
     """Train to `config.iterations` and return the state at the end, whose `gaussians` are the model.
 
     Ctrl-C ends it after the iteration under way: the state then has fewer, and can be given to `resume_from`, as can
-    what a checkpoint holds. `on_event` hears what happens (`gns.training.events`) and cannot change the result;
-    `losses` are added to the photometric one, `parts` trained beside the Gaussians. Models, checkpoints and the log go
-    to `run`. All processes of a `team` call this alike. `device` takes precedence over the configuration's.
+    what a checkpoint holds. `start_from` is the same of a run of any method: what both methods do goes on, and what
+    this one does besides begins; `resume_from` takes precedence. `on_event` hears what happens (`gns.training.events`)
+    and cannot change the result; `losses` are added to the photometric one, `parts` trained beside the Gaussians.
+    Models, checkpoints and the log go to `run`. All processes of a `team` call this alike. `device` takes precedence
+    over the configuration's.
 
     A scene that is small or far away is trained in the coordinates of its `frame`, in which `losses` see it too. The
     model is in the scene's own again wherever it is handed out.
@@ -284,7 +288,8 @@ def train(
         room = room_for_photos(device, needed, config.image_memory)
         views = ScaledViews(scene.local().train, lambda views: views_on(views, device, room))
         trainer = Trainer(config, scene, team, device, views, losses, [*_own_parts(config, views), *parts])
-        state = trainer.begin(resume_from)
+        adapt = resume_from is None
+        state = trainer.begin(start_from if adapt else resume_from, adapt=adapt)
         team.require_equal(state.state_dict(), state.iteration)
         recorder = Recorder(state, config.iterations, _listeners(config, scene, run, team, on_event), team, run)
         with recorder.listening():

@@ -11,13 +11,16 @@ import torch
 from gns.errors import UserError
 from gns.model.initialisation import initial_gaussians
 from gns.model.population import Population
-from gns.rules import Plan
+from gns.rules import Plan, all_rules
 from gns.scene import Gaussians, Scene
 from gns.scene.frame import WORLD, LocalFrame
 from gns.scene.sampler import ViewSampler
 from gns.training.parts import Part
 
 _VIEWS = "views"  # the loop's own source of chance
+# Seeds are dealt to so many sources at least, whatever the method has: runs of one seed see the views in one order, and
+# methods that grow alike grow the same.
+_DEALT = 4
 
 
 @dataclass(eq=False)
@@ -54,7 +57,7 @@ class TrainState:
         `scene` is in the coordinates of `frame`; `chances` are sources besides those of the rules.
         """
         sources = (_VIEWS, *plan.chances, *chances)
-        seeds = {name: len(sources) * seed + index for index, name in enumerate(sources)}
+        seeds = {name: max(len(sources), _DEALT) * seed + index for index, name in enumerate(sources)}
         generators = {name: torch.Generator().manual_seed(seeds[name]) for name in sources[1:]}
         gaussians = replace(initial_gaussians(scene.points, sh_degree), antialiased=antialiased)
         for rule in plan.rules:
@@ -94,6 +97,31 @@ class TrainState:
             "rules": {name: asdict(memory) for name, memory in self.rules.items()},
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
         }
+
+    def adapted(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint of another method's run holds, as this state takes it.
+
+        Rules that both have go on. Others of this one begin, as if they had been there and done nothing; those that it
+        lacks are left out, with their numbers and their chance. `self` is a state before the first iteration. Raises
+        UserError where that is no checkpoint's content.
+        """
+        try:
+            memories, generators, begun = saved["rules"], dict(saved["generators"]), self.state_dict()
+            for kind in all_rules():
+                if kind.name in memories and kind.name not in self.rules:
+                    for name in kind.chances:
+                        generators.pop(name, None)
+            for rule in self.plan.rules:
+                if rule.name not in memories:
+                    generators |= {name: begun["generators"][name] for name in rule.chances}
+            return {
+                **saved,
+                "rules": {name: memories.get(name, memory) for name, memory in begun["rules"].items()},
+                "generators": generators,
+                "population": Population.with_extras(saved["population"], self.plan.extras),
+            }
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"the checkpoint does not fit this version of gns ({error})") from error
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
         """Become the state that `state_dict` described; training goes on as if it had never stopped, on any device.

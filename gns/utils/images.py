@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 MAX_DEFAULT_WIDTH = 1600
 # Photos of more pixels are reduced while they are decoded, as far as they will be reduced anyway.
 LARGE = 178_956_970
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BAND = 256  # rows at a time, where arithmetic takes several times the memory of the pixels
 
 
@@ -146,15 +146,16 @@ def decoded_as_stored(content: bytes) -> npt.NDArray[Any] | None:
     """The values of a picture in whatever depth it stores them, colours in OpenCV's order; None for no such picture.
 
     Raises ValueError where a PNG is cut short: OpenCV makes room for as much as its parts claim to have, four gigabytes
-    for a file of 62 bytes.
+    for a file of 62 bytes. It reads on behind a last part that is not empty, so it is not shown what comes there.
     """
-    if content.startswith(_PNG):
-        at, name = len(_PNG), b""
+    if content.startswith(PNG_SIGNATURE):
+        at, name = len(PNG_SIGNATURE), b""
         while name != b"IEND":  # a part is its length, its name, its content and a checksum
             name = content[at + 4 : at + 8]
             at += 12 + int.from_bytes(content[at : at + 4], "big")
             if at > len(content):
                 raise ValueError("it is cut short")
+        content = content[:at]
     values: npt.NDArray[Any] | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     return values
 

@@ -112,6 +112,19 @@ def test_it_starts_from_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "model" / MODEL).read_bytes() == (tmp_path / "second" / MODEL).read_bytes()
 
 
+def test_it_starts_from_what_another_method_grew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_colmap(tmp_path / "scene", small_scene(points=150))
+    assert cli.run(cli.train, _arguments(tmp_path, "--quiet", "--checkpoint_iterations", "10")) == 0
+    checkpoint = str(tmp_path / "model" / "checkpoints" / "iteration_10.pt")
+    other = ["--method", "oneshot-opacity"]
+    assert cli.run(cli.train, _arguments(tmp_path, "-m", str(tmp_path / "alone"), "--quiet", *other)) == 0
+    started = ["-m", str(tmp_path / "second"), "--start_checkpoint", checkpoint, *other]
+    assert cli.run(cli.train, _arguments(tmp_path, *started)) == 0
+    told = capsys.readouterr().out
+    assert f"starting from {checkpoint}\nit is of another method: oneshot_opacity begins with what is there" in told
+    assert (tmp_path / "alone" / MODEL).read_bytes() == (tmp_path / "second" / MODEL).read_bytes()
+
+
 def test_a_supervisor_can_always_pass_resume(
     tmp_path: Path, at_33: Callable[[Callable[[], None]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

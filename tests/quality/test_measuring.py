@@ -45,7 +45,7 @@ def task(tmp_path: Path) -> Task:
 def measurement(task: Task, monkeypatch: pytest.MonkeyPatch, carry_out: Callable[[Run], None]) -> Measurement:
     """One that does nothing but call `carry_out`."""
     made = Measurement(task.results, MACHINE, (), Stop())
-    monkeypatch.setattr(Measurement, "carry_out", lambda self, run, source: carry_out(run))
+    monkeypatch.setattr(Measurement, "carry_out", lambda self, run, source, following: carry_out(run))
     return made
 
 

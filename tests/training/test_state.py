@@ -11,7 +11,7 @@ import torch
 from gns.errors import UserError
 from gns.scene import Scene
 from gns.testing.colour_gain import ColourGain
-from gns.testing.tiny import same_state, tiny_config, tiny_scene
+from gns.testing.tiny import TINY_BUDGET, same_state, tiny_config, tiny_scene
 from gns.training.loop import Trainer, train
 from gns.training.state import TrainState
 
@@ -94,6 +94,44 @@ def test_each_source_of_chance_has_a_generator_of_its_own(scene: Scene) -> None:
         assert list(state["generators"]) == ["survey", "split", "final cut"]
         starts += [state["sampler"]["generator"], *state["generators"].values()]
     assert len({tuple(start.tolist()) for start in starts}) == 12
+
+
+@pytest.mark.parametrize(
+    ("grown_by", "method"),
+    [
+        ("gns", "oneshot-opacity"),
+        ("gns", "oneshot-contribution"),
+        ("gns", "learned-mask"),
+        ("learned-mask", "gns"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_method_goes_on_from_what_another_grew_as_if_it_were_its_own(
+    scene: Scene, grown_by: str, method: str, seed: int
+) -> None:
+    grower = Trainer(tiny_config(method=grown_by, seed=seed), scene)
+    grown = grower.begin()
+    while grown.iteration < 148:  # of 150, where the first of them begins to take Gaussians out
+        grower.advance(grown)
+    assert len(grown.population) > 2 * TINY_BUDGET
+    config = tiny_config(method=method, seed=seed)
+    alone, borrowed = train(scene, config), train(scene, config, start_from=grown)
+    assert len(alone.gaussians) == TINY_BUDGET
+    assert same_state(alone.state_dict(), borrowed.state_dict())
+
+
+def test_a_state_of_another_method_is_taken_on_request_alone(scene: Scene) -> None:
+    other = _begun(scene, method="mcmc")
+    with pytest.raises(UserError, match="does not fit this scene, its method or this version"):
+        train(scene, tiny_config(), resume_from=other)
+    state = Trainer(tiny_config(), scene).begin(other, adapt=True)
+    assert list(state.rules) == ["edge_growth", "natural_selection"]
+    assert list(state.generators) == ["survey", "split", "final cut"]
+    for nonsense in ({"iteration": 3}, {**other.state_dict(), "rules": 3}):
+        with pytest.raises(UserError, match="the checkpoint does not fit this version of gns"):
+            train(scene, tiny_config(), start_from=nonsense)
+    with pytest.raises(UserError, match="4 training views and the scene has 5"):
+        train(tiny_scene(train_views=5), tiny_config(), start_from=other)
 
 
 def test_the_model_is_handed_out_as_a_copy(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -141,3 +142,21 @@ def test_a_part_of_a_png_that_claims_gigabytes_is_refused_before_room_is_made_fo
         read_image(path)
     path.write_bytes(whole + b"more")
     assert read_image(path).shape == (6, 8, 3)
+
+
+def test_what_lies_behind_the_last_part_of_a_png_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by fuzzing: OpenCV reads on behind an IEND that is not empty, and made room for what came there."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((6, 8), np.uint16)).save(path)
+    whole = path.read_bytes()
+    end = whole[: whole.index(b"IEND") - 4] + b"\0\0\0\x02IEND??\xae\x42\x60\x82"
+    path.write_bytes(end + b"\xff\xff\xff\xffIEND\xae\x42\x60\x82")
+    shown: list[bytes] = []
+
+    def decoded(content: Any, flags: int) -> None:
+        shown.append(content.tobytes())
+
+    monkeypatch.setattr(cv2, "imdecode", decoded)
+    with pytest.raises(UserError, match="cannot be decoded"):
+        read_image(path)
+    assert shown == [end]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gns.errors import UserError
 from gns.scene.readers.frames import DepthMap, Frame
 from gns.scene.readers.photos import without_suffix
-from gns.utils.images import decoded_as_stored, image_size
+from gns.utils.images import PNG_SIGNATURE, decoded_as_stored, image_size
 from gns.utils.untrusted_json import parse_json
 
 PARAMETERS = "depth_params.json"
@@ -61,7 +61,8 @@ def read_depth_map(depth: DepthMap, size: tuple[int, int]) -> npt.NDArray[np.flo
     if abs(width * high - height * wide) > max(width, height, wide, high):
         raise UserError(f"the depth map {depth.path} has {width} × {height} pixels but its photo {wide} × {high}")
     try:
-        values = decoded_as_stored(depth.path.read_bytes())
+        content = depth.path.read_bytes()
+        values = decoded_as_stored(content) if content.startswith(PNG_SIGNATURE) else None
     except ValueError as error:
         raise UserError(f"the depth map {depth.path} cannot be read ({error}): replace the file") from None
     if values is None or values.ndim != 2 or values.dtype != np.uint16:
