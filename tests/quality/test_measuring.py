@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from benchmarks import quality
+from benchmarks.grid import shared_growth
 from benchmarks.grid.measuring import Measurement, Stop, Stopped, total
 from benchmarks.grid.plan import Grid, parse_budget
-from benchmarks.grid.results import Results
+from benchmarks.grid.results import Result, Results
 from benchmarks.grid.runs import Run, method_entrant
 from benchmarks.quality import Task, work_off
 from gns.errors import UserError
@@ -195,6 +196,55 @@ def test_a_run_is_trained_rendered_scored_and_not_made_again(
     assert quality.main(arguments) == 0
     assert quality.main([*arguments, "--list"]) == 0
     assert "1 of 1 are finished" in capsys.readouterr().out
+
+
+def test_methods_that_grow_alike_grow_once(arguments: list[str], tmp_path: Path) -> None:
+    """The others go on from there, to the same scores as by themselves."""
+    asked = [*arguments, "--scenes", "tiny", "--iterations", "40", "--seeds", "1"]
+    results: dict[str, Result] = {}
+    for methods in (["gns", "learned-mask"], ["learned-mask"]):
+        folder = tmp_path / "-".join(methods)
+        assert quality.main([*asked, "--results", str(folder), "--methods", *methods]) == 0
+        results |= {f"{result.entrant} of {len(methods)}": result for result in Results(folder).all()}
+        assert not list((folder / "runs").glob("growth-of-*"))
+    borrowed, alone = results["learned-mask of 2"], results["learned-mask of 1"]
+    assert borrowed.per_view == alone.per_view and borrowed.command == alone.command
+    assert [(m.iteration, m.psnr) for m in borrowed.moments] == [(m.iteration, m.psnr) for m in alone.moments]
+    growth, own = borrowed.sessions
+    assert growth["grown_by"] == "gns" and [len(each.sessions) for each in results.values()] == [1, 2, 1]
+    assert borrowed.cpu_seconds == pytest.approx(growth["cpu_seconds"] + own["cpu_seconds"])
+    clock = [moment.cpu_seconds or 0.0 for moment in borrowed.moments]
+    assert clock == sorted(clock) and growth["cpu_seconds"] <= clock[-1]
+
+
+def test_a_growth_is_taken_from_the_same_commit_and_machine_alone(tmp_path: Path) -> None:
+    growth, checkpoint = shared_growth.Growth(tmp_path / "growth"), tmp_path / "iteration_18.pt"
+    record = {"iteration": 18, "seconds": 2.0, "processor_seconds": 3.0}
+    log = [{"iteration": 9, "raw_loss": 1.0}, record, {"iteration": 19, "seconds": 9.0, "processor_seconds": 9.0}]
+    session = {"commit": "abc", "dirty": False, "wall_seconds": 60.0, "cpu_seconds": 100.0}
+    checkpoint.write_bytes(b"state")
+    growth.keep(checkpoint, log, session, {"commit": "abc"})
+    assert growth.checkpoint.read_bytes() == b"state" and not checkpoint.exists()
+    told = growth.told({"commit": "abc"})
+    assert told is not None and told["log"] == [record]
+    assert told["session"] == {**session, "wall_seconds": 2.0, "cpu_seconds": 3.0}
+    assert growth.told({"commit": "def"}) is None
+    growth.forget()
+    assert growth.told({"commit": "abc"}) is None
+
+
+@pytest.mark.parametrize(("iterations", "last"), [(30_000, 14_998), (7_000, 3_498)])
+def test_who_grows_alike_and_until_when(iterations: int, last: int) -> None:
+    run = run_of(iterations=iterations)
+    assert [other.entrant.name for other in shared_growth.alike(run)] == [
+        "oneshot-opacity",
+        "oneshot-contribution",
+        "learned-mask",
+    ]
+    assert {shared_growth.last_common_iteration(each) for each in (run, *shared_growth.alike(run))} == {last}
+    for name in ("3dgs", "mcmc", "improved-gs"):
+        assert not shared_growth.alike(run_of(method_entrant(name)))
+    assert not shared_growth.alike(run_of(LOWEST))
 
 
 def test_a_session_that_was_killed_leaves_no_times() -> None:
