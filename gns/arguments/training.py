@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the four options that follow go before it",
+            + "; the five options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -121,12 +121,18 @@ class Config(MachineConfig):
     squared_error: bool | None = field(
         default=None,
         metadata=option(
-            "in the second half learn from squared errors, which PSNR counts, not absolute ones", group="training"
+            "from the middle of the run on (with --growth-share: where growth ends) learn from squared errors, which "
+            "PSNR counts, not absolute ones",
+            group="training",
         ),
     )
     dense_model: float | None = field(
         default=None,
         metadata=option("times the number of Gaussians that the method's selection begins with", group="training"),
+    )
+    growth_share: float | None = field(
+        default=None,
+        metadata=option("share of the run in which the model grows; published: 0.5", group="training"),
     )
     exposure: bool = field(
         default=False,
@@ -169,6 +175,8 @@ class Config(MachineConfig):
                 object.__setattr__(self, name, value)
         if not 0.5 <= self.refinements.dense_model <= 10:
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
+        if not 0.1 <= self.refinements.growth_share <= 0.9:
+            raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.9")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if self.exposure and self.random_background:
             raise UserError("--exposure and --random-background go together with nothing that is seen: leave one out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from gns.rules.calendar import Calendar, Date, Instant, Interval
 
@@ -53,6 +53,22 @@ class Optimisation(Calendar):
     rates: LearningRates
     photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
     squared_after: Instant = math.inf  # the loss takes the error squared from then on
+
+    def paced(self, share: float) -> Optimisation:
+        """The same with all dates of the first half of the run in that `share` of it, and those of the second in the
+        rest; iterations to a step stay as they are, and so do the step sizes at an iteration."""
+        middle, before, after = self.iterations / 2, 2 * share, 2 * (1 - share)
+
+        def moved(date: float) -> float:
+            return date * before if date <= middle else self.iterations - (self.iterations - date) * after
+
+        return replace(
+            self,
+            sh_degree_interval=max(1, round(self.sh_degree_interval * before)),
+            step_periods=tuple(replace(period, last=round(moved(period.last))) for period in self.step_periods),
+            photo_sizes=tuple(replace(size, last=round(moved(size.last))) for size in self.photo_sizes),
+            squared_after=moved(self.squared_after) if math.isfinite(self.squared_after) else math.inf,
+        )
 
     def photo_divisor(self, it: int) -> float:
         """How many times smaller each side of a photo is at `it`."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from gns.rules.base import Calendars
 from gns.rules.calendar import Calendar
 from gns.rules.edge_growth import GrowthCalendar
-from gns.rules.optimisation import Optimisation, PhotoSize
+from gns.rules.optimisation import PhotoSize
+
+PUBLISHED_SHARE = 0.5  # of the run, in which the model grows
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,23 @@ class Refinements:
     larger_steps: bool = False  # of all parameters but opacities
     squared_error: bool = False  # in the loss, once growth is over
     dense_model: float = 1.0  # times the number of Gaussians that selection begins with
+    growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
 
     def applied(self, calendars: Calendars) -> Calendars:
         """A method's calendars with them, at its natural length."""
-        return Calendars(self._optimisation(calendars.optimisation), tuple(map(self._of_rule, calendars.rules)))
+        published = calendars.optimisation
+        larger = {name: factor * getattr(published.rates, name) for name, factor in LARGER_STEPS.items()}
+        rates = replace(published.rates, **larger) if self.larger_steps else published.rates
+        sizes = tuple(PhotoSize(round(share * published.iterations), divisor) for share, divisor in COARSE_TO_FINE)
+        optimisation = replace(
+            published,
+            rates=rates,
+            photo_sizes=sizes if self.coarse_to_fine else (),
+            squared_after=PUBLISHED_SHARE * published.iterations if self.squared_error else math.inf,
+        )
+        return self._paced(Calendars(optimisation, tuple(map(self._larger, calendars.rules))))
 
-    def _of_rule(self, calendar: Calendar) -> Calendar:
+    def _larger(self, calendar: Calendar) -> Calendar:
         """Growth that overshoots the budget, for a selection to come, does so by more; any other stays as it is."""
         if not isinstance(calendar, GrowthCalendar):
             return calendar
@@ -39,22 +52,26 @@ class Refinements:
         )
         return replace(calendar, growths=tuple(growths))
 
-    def _optimisation(self, optimisation: Optimisation) -> Optimisation:
-        published = optimisation.rates
-        larger = {name: factor * getattr(published, name) for name, factor in LARGER_STEPS.items()}
-        rates = replace(published, **larger) if self.larger_steps else published
-        length = optimisation.iterations
-        sizes = tuple(PhotoSize(round(share * length), divisor) for share, divisor in COARSE_TO_FINE)
-        return replace(
-            optimisation,
-            rates=rates,
-            photo_sizes=sizes if self.coarse_to_fine else (),
-            squared_after=SQUARED_AFTER * length if self.squared_error else math.inf,
+    def _paced(self, calendars: Calendars) -> Calendars:
+        """Growth in its share of the run, what follows as long as before, and the refinement in all that is left.
+
+        So for methods that grow once, to the middle of the run as they are published; others stay as they are.
+        """
+        growing = [calendar for calendar in calendars.rules if isinstance(calendar, GrowthCalendar)]
+        if self.growth_share == PUBLISHED_SHARE or not growing or len(growing[0].growths) > 1:
+            return calendars
+        shift = (self.growth_share - PUBLISHED_SHARE) * calendars.optimisation.iterations
+        factor = self.growth_share / PUBLISHED_SHARE
+        rules = (
+            calendar.scaled(factor) if isinstance(calendar, GrowthCalendar) else calendar.scaled(1.0, shift)
+            for calendar in calendars.rules
         )
+        return Calendars(calendars.optimisation.paced(self.growth_share), tuple(rules))
 
 
 PUBLISHED = Refinements()
 BETTER = Refinements(coarse_to_fine=True, larger_steps=True, squared_error=True)
+QUICKER = replace(BETTER, growth_share=0.25)
 
 # Until which share of the run photos are reduced how many times. What is large and wrong is set right first, for a
 # sixteenth and a quarter of the pixels; growth then finds the places that lack detail rather than those that lack form.
