@@ -308,6 +308,19 @@ def test_each_kind_of_date_scales_as_its_annotation_says() -> None:
     assert EVERYTHING.scaled(2.0).dates == every(200, 1_200, 29_800)
 
 
+def test_dates_are_put_off_and_intervals_are_not() -> None:
+    put_off = EVERYTHING.scaled(0.5, 1_000)
+    assert put_off == Everything(
+        date=1_500,  # 1500.5, to the even one
+        instant=1_250.0,
+        interval=25,
+        dates=every(50, 1_300, 8_450),
+        some=(1_150, 1_500),
+        parts=(Part(1_004), Part(1_004)),  # 1003.5, to the even one
+        threshold=0.5,
+    )
+
+
 def _unscaled(calendar: Calendar) -> Iterator[str]:
     """The fields that look like dates, in this calendar and those within it, and do not stretch with it."""
     longer = calendar.scaled(2.0)

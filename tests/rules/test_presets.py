@@ -99,6 +99,40 @@ def test_a_larger_dense_model_is_grown_where_some_are_to_be_taken_out() -> None:
     assert tiny_plan(larger).rules[0].most() == 600
 
 
+def test_growth_in_a_quarter_of_the_run_leaves_the_rest_to_what_follows() -> None:
+    shorter = Refinements(coarse_to_fine=True, squared_error=True, growth_share=0.25)
+    published = METHODS["gns"].schedules["standard"]
+    refined = shorter.applied(published)
+    growth, selection = refined.rules
+    (grown,), (phase,) = growth.growths, selection.phases  # type: ignore[attr-defined]
+    assert growth == published.rules[0].scaled(0.5)
+    assert (grown.densify, grown.ceiling) == (range(300, 7_451, 50), 3.0)
+    assert (phase.begin, phase.end, phase.prune_at[-1]) == (7_500, 15_500, 15_500)  # as long as published
+    assert (phase.pulse_interval, phase.recovery) == (50, 1_000)
+    optimisation = refined.optimisation
+    assert optimisation.iterations == 30_000 and optimisation.rates == published.optimisation.rates
+    assert [optimisation.photo_divisor(it) for it in (1_500, 1_501, 4_500, 4_501)] == [4, 2, 2, 1]
+    assert [optimisation.squared_error(it) for it in (7_500, 7_501)] == [False, True]
+    assert [optimisation.sh_degree(it) for it in (499, 500, 1_500)] == [0, 1, 3]
+    periods = [(period.last, period.period) for period in optimisation.step_periods]
+    assert periods == [(15_000, 1), (21_000, 5), (30_000, 20)]
+    _, cut = shorter.applied(METHODS["oneshot-opacity"].schedules["standard"]).rules
+    assert cut.cut == 7_500  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("method", "schedule"), [("3dgs", "standard"), ("mcmc", "standard"), ("gns", "fast")])
+def test_who_does_not_grow_once_to_the_middle_keeps_the_published_dates(method: str, schedule: str) -> None:
+    published = METHODS[method].schedules[schedule]
+    assert Refinements(growth_share=0.25).applied(published) == published
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_a_run_with_another_share_of_growth_ends_with_the_budget(share: float) -> None:
+    state = gns.train(tiny_scene(), tiny_config(growth_share=share))
+    selected = state.rules["natural_selection"].finished_at
+    assert len(state.gaussians) == 100 and share * 300 < selected <= share * 300 + 80
+
+
 def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
     best = PRESETS["best"].refinements
     config = parse_train([*BUDGET, "--preset", "best"])
@@ -110,10 +144,10 @@ def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
 
 
 def test_quick_is_shorter_unless_iterations_are_given() -> None:
-    assert parse_train([*BUDGET, "--preset", "quick"]).iterations == 10_000
-    assert parse_train([*BUDGET, "--preset", "quick", "--schedule", "fast"]).iterations == 5_000
+    assert parse_train([*BUDGET, "--preset", "quick"]).iterations == 12_000
+    assert parse_train([*BUDGET, "--preset", "quick", "--schedule", "fast"]).iterations == 6_000
     assert parse_train([*BUDGET, "--preset", "quick", "--iterations", "700"]).iterations == 700
-    assert gns.Config(final_budget=1000, preset="quick").iterations == 10_000
+    assert gns.Config(final_budget=1000, preset="quick").iterations == 12_000
 
 
 def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
@@ -130,6 +164,7 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--preset", "better"], "choose one of paper, best, quick"),
         (["--dense-model", "0.1"], "--dense-model is 0.1: it must be from 0.5 to 10"),
         (["--dense-model", "larger"], "--dense-model"),
+        (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.9"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
 )
