@@ -49,13 +49,18 @@ def ssim(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     one. So the border of a mask is treated as the border of an image is, and a photo of which a rectangle counts scores
     what that rectangle cut out would.
     """
-    x, y = blacked_out(image, mask).double(), blacked_out(truth, mask).double()
+    return float(_mean(ssim_map(blacked_out(image, mask).double(), blacked_out(truth, mask).double()), mask))
+
+
+def ssim_map(x: Tensor, y: Tensor) -> Tensor:
+    """The structural similarity around each pixel of two images [3, H, W], whose mean `ssim` is, in their precision."""
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     variance_x, variance_y = mean_xx - mean_x.square(), mean_yy - mean_y.square()
     covariance = mean_xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + _SSIM_C1) / (mean_x.square() + mean_y.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variance_x + variance_y + _SSIM_C2)
-    return float(_mean(luminance * structure, mask))
+    similarity: Tensor = luminance * structure
+    return similarity
 
 
 def fitted_halves(

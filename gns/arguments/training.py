@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the five options that follow go before it",
+            + "; the six options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -129,6 +129,12 @@ class Config(MachineConfig):
     dense_model: float | None = field(
         default=None,
         metadata=option("times the number of Gaussians that the method's selection begins with", group="training"),
+    )
+    error_growth: bool | None = field(
+        default=None,
+        metadata=option(
+            "grow where renderings are unlike the photos (1 - SSIM), not where photos have edges", group="training"
+        ),
     )
     growth_share: float | None = field(
         default=None,

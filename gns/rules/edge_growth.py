@@ -7,7 +7,7 @@ are those of its released code.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import gns.gaussian_renderer as renderer
     import gns.model.population as model
+    from gns import metrics
     from gns.rules import screen_gradients
     from gns.scene import Gaussians, View
     from gns.team import Team
@@ -29,6 +30,7 @@ else:
     torch = deferred("torch")
     renderer = deferred("gns.gaussian_renderer")
     model = deferred("gns.model.population")
+    metrics = deferred("gns.metrics")
     screen_gradients = deferred("gns.rules.screen_gradients")
     rotations = deferred("gns.utils.rotations")
     sampling = deferred("gns.utils.sampling")
@@ -71,6 +73,7 @@ class GrowthCalendar(Calendar):
     full_surveys: SomeDates  # the densify events here score over all training views instead of a few
     opacity_resets: SomeDates
     recovery_prunes: SomeDates
+    by_error: bool = False  # surveys look for where renderings are unlike the photos, not for the photos' edges
     early_cleanup_opacity: float = 0.02  # below this a Gaussian, started at 0.1, has been told to go
     opacity_reset_ceiling: float = 0.05
     recovery_prune_fraction: float = 0.2  # the faintest share, which has not recovered since the reset
@@ -214,25 +217,53 @@ class EdgeGrowth(Rule[GrowthState]):
     def _scores(self, population: model.Population, growth: Growth, it: int, chance: Chance) -> Tensor:
         views = self.run.views
         surveyed = views if self.calendar.surveys_all_views(it) else _some(views, chance["survey"])
-        return edge_survey(population.gaussians, surveyed, self.run.team)
+        background = torch.tensor(self.run.background, device=population.gaussians.means.device)
+
+        def unlike(view: View) -> Tensor:
+            return dissimilarity(population.gaussians, view, background)
+
+        return survey(population.gaussians, surveyed, self.run.team, unlike if self.calendar.by_error else photo_edges)
 
 
-def edge_survey(gaussians: Gaussians, views: Sequence[View], team: Team) -> Tensor:
-    """How much each Gaussian contributes to image edges, [N]: the mean over views of the normalised contribution.
+def photo_edges(view: View) -> Tensor:
+    """What a survey looks for as it was published: the edges of the photo, [H, W]."""
+    return view.edges
 
-    A view's contribution is Σ_pixels edge·T·α, divided by the mean of its positive values, so that every view counts
-    the same however many edges it has. A team walks the views in step; the result is the same to the bit.
+
+def dissimilarity(gaussians: Gaussians, view: View, background: Tensor) -> Tensor:
+    """How unlike the photo its rendering is around each pixel, [H, W]: 1 − SSIM, not negative, mean of the channels.
+
+    Growth by structural dissimilarity is that of Rota Bulò et al., arXiv 2404.06109.
+    """
+    view = view.decoded()
+    with torch.no_grad():
+        image = renderer.render(view.camera, gaussians, background).image
+        photo = view.image.to(image.device).movedim(-1, 0).to(image.dtype) / 255
+        mask = None if view.mask is None else view.mask.to(image.device)
+        similarity = metrics.ssim_map(metrics.blacked_out(image, mask), metrics.blacked_out(photo, mask))
+        return (1 - similarity).mean(dim=0).clamp(min=0)
+
+
+def survey(
+    gaussians: Gaussians, views: Sequence[View], team: Team, weights: Callable[[View], Tensor] = photo_edges
+) -> Tensor:
+    """How much each Gaussian contributes to what matters in the photos, [N]: the mean over views, each normalised.
+
+    A view's contribution is Σ_pixels w·T·α with its `weights` w, divided by the mean of its positive values, so that
+    every view counts the same however many edges it has. A team walks the views in step; the result is the same to the
+    bit.
     """
     total = torch.zeros_like(gaussians.opacity_logits.detach())
     for first in range(0, len(views), team.size):
         with team.summing([total]):
             if first + team.rank < len(views):
-                total += _edge_contribution(gaussians, views[first + team.rank])
+                view = views[first + team.rank]
+                total += _contribution(gaussians, view, weights(view))
     return total / len(views)
 
 
-def _edge_contribution(gaussians: Gaussians, view: View) -> Tensor:
-    contribution = renderer.importance(view.camera, gaussians, view.edges.to(gaussians.means.device))
+def _contribution(gaussians: Gaussians, view: View, weights: Tensor) -> Tensor:
+    contribution = renderer.importance(view.camera, gaussians, weights.to(gaussians.means.device))
     positive = (contribution > 0).sum().clamp(min=1)
     mean = contribution.sum() / positive
     return contribution / mean.clamp(min=torch.finfo(mean.dtype).tiny)

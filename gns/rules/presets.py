@@ -26,6 +26,7 @@ class Refinements:
     larger_steps: bool = False  # of all parameters but opacities
     squared_error: bool = False  # in the loss, once growth is over
     dense_model: float = 1.0  # times the number of Gaussians that selection begins with
+    error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
 
     def applied(self, calendars: Calendars) -> Calendars:
@@ -43,17 +44,17 @@ class Refinements:
             photo_sizes=sizes if self.coarse_to_fine else (),
             squared_after=PUBLISHED_SHARE * published.iterations if self.squared_error else math.inf,
         )
-        return self._paced(Calendars(optimisation, tuple(map(self._larger, calendars.rules))))
+        return self._paced(Calendars(optimisation, tuple(map(self._grown, calendars.rules))))
 
-    def _larger(self, calendar: Calendar) -> Calendar:
-        """Growth that overshoots the budget, for a selection to come, does so by more; any other stays as it is."""
+    def _grown(self, calendar: Calendar) -> Calendar:
+        """Growth that overshoots the budget, for a selection to come, does so by more; any other by as much."""
         if not isinstance(calendar, GrowthCalendar):
             return calendar
         growths = (
             replace(growth, ceiling=self.dense_model * growth.ceiling) if growth.ceiling > 1 else growth
             for growth in calendar.growths
         )
-        return replace(calendar, growths=tuple(growths))
+        return replace(calendar, growths=tuple(growths), by_error=self.error_growth)
 
     def _paced(self, calendars: Calendars) -> Calendars:
         """Growth in its share of the run, what follows as long as before, and the refinement in all that is left.

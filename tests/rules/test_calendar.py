@@ -326,7 +326,7 @@ def _unscaled(calendar: Calendar) -> Iterator[str]:
     longer = calendar.scaled(2.0)
     for field in fields(calendar):
         value = getattr(calendar, field.name)
-        dated = isinstance(value, int | range | tuple | Calendar) and value != ()
+        dated = isinstance(value, int | range | tuple | Calendar) and not isinstance(value, bool) and value != ()
         if dated and value == getattr(longer, field.name):
             yield f"{type(calendar).__name__}.{field.name}"
         for within in value if isinstance(value, tuple) else ():

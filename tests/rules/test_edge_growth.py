@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gns import metrics
 from gns.gaussian_renderer import reference
 from gns.model.population import Population
 from gns.rules import screen_gradients
@@ -23,8 +24,9 @@ from gns.rules.edge_growth import (
     GrowthCalendar,
     GrowthState,
     all_but_faintest,
-    edge_survey,
+    dissimilarity,
     long_axis_split,
+    survey,
 )
 from gns.scene import Camera, Gaussians, View
 from gns.team import SINGLE, Team
@@ -190,13 +192,44 @@ def test_survey_weighs_views_alike() -> None:
         assert seen is not None
         expected += seen / seen[seen > 0].mean() / 3
     assert expected.max() > 2 * expected[expected > 0].min()
-    assert torch.allclose(edge_survey(gaussians, views, SINGLE), expected, rtol=1e-9)
+    assert torch.allclose(survey(gaussians, views, SINGLE), expected, rtol=1e-9)
 
 
 def test_survey_of_views_that_see_nothing() -> None:
     gaussians = _gaussians(20)
     gaussians.means[:, 2] = -10.0
-    assert not edge_survey(gaussians, _views(2), SINGLE).any()
+    assert not survey(gaussians, _views(2), SINGLE).any()
+
+
+def test_dissimilarity_is_what_ssim_lacks_where_pixels_count() -> None:
+    gaussians, (view,) = _gaussians(20), _views(1)
+    background = torch.tensor([0.2, 0.4, 0.6])
+    unlike = dissimilarity(gaussians, view, background)
+    image = reference.render(view.camera, gaussians, background).image
+    photo = view.image.movedim(-1, 0).float() / 255
+    assert unlike.shape == view.image.shape[:2] and unlike.min() >= 0
+    assert float(unlike.mean()) == pytest.approx(1 - metrics.ssim(image.float(), photo), abs=1e-4)
+    mask = torch.ones(view.image.shape[:2], dtype=torch.bool)
+    mask[:, 12:] = False
+    masked = dissimilarity(gaussians, replace(view, mask=mask), background)
+    assert masked[:, 17:].abs().max() < 1e-6 < masked[:, :12].mean()  # half a window beyond the mask
+    drawn = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1)
+    assert dissimilarity(gaussians, replace(view, image=drawn), background).mean() < 0.05 * unlike.mean()
+
+
+def test_growth_by_error_surveys_what_is_unlike_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Tensor] = []
+
+    def spy(camera: Camera, gaussians: Gaussians, weights: Tensor) -> Tensor:
+        asked.append(weights)
+        return torch.ones(len(gaussians))
+
+    monkeypatch.setattr("gns.rules.edge_growth.renderer.importance", spy)
+    population, views = _population([1e-3] * 60), _views(1)
+    expected = dissimilarity(population.gaussians, views[0], torch.zeros(3))
+    for by_error, weights in ((False, views[0].edges), (True, expected)):
+        _densify(_population([1e-3] * 60), 1_300, views, calendar=replace(STANDARD, by_error=by_error))
+        assert torch.equal(asked.pop(), weights) and not asked
 
 
 # The split

@@ -99,6 +99,14 @@ def test_a_larger_dense_model_is_grown_where_some_are_to_be_taken_out() -> None:
     assert tiny_plan(larger).rules[0].most() == 600
 
 
+def test_growth_by_error_is_that_of_all_who_grow_by_edges() -> None:
+    for method in ("gns", "improved-gs", "learned-mask"):
+        published = METHODS[method].schedules["standard"]
+        growth, *others = Refinements(error_growth=True).applied(published).rules
+        assert growth.by_error and others == list(published.rules[1:])  # type: ignore[attr-defined]
+        assert replace(growth, by_error=False) == published.rules[0]  # type: ignore[call-arg]
+
+
 def test_growth_in_a_quarter_of_the_run_leaves_the_rest_to_what_follows() -> None:
     shorter = Refinements(coarse_to_fine=True, squared_error=True, growth_share=0.25)
     published = METHODS["gns"].schedules["standard"]
