@@ -120,7 +120,7 @@ def test_the_curve_of_the_loss_says_what_it_is_of(model: Path) -> None:
     document = json.loads((model / "config.json").read_text())
     document["options"]["squared_error"] = True
     (model / "config.json").write_text(json.dumps(document))
-    assert "in the second half 0.7 RMSE + 0.3 (1 − SSIM)" in page_of(model).text
+    assert "once errors are squared 0.7 RMSE + 0.3 (1 − SSIM)" in page_of(model).text
 
 
 def test_its_numbers_are_those_of_results_json(model: Path) -> None:
