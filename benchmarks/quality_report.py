@@ -126,8 +126,8 @@ the standard error of the mean. Scores of all machines count alike; times are co
 only. Seconds are those of all cores together, from the start of train.py to its end, with reading the scene and six
 looks at the held-out photos, and longer where other work shares the machine. Percentages are of the Gaussians that 3DGS
 grew to on that scene in as many iterations, with seed 0. Courses over time dip where the look of an earlier run fell on
-a reset of opacities (a tenth and a fifth of the run) or a cut (half of it). Methods that differ only in who is taken out
-of the model that they grow may have been grown once, to the same bits; the time of the growth counts for each.
+a reset of opacities (a tenth and a fifth of the run) or a cut (half of it). Methods that differ only in who is taken
+out of the model that they grow may have been grown once, to the same bits; the time of the growth counts for each.
 
 `{report.baseline}` is the baseline. The commands need `--data` with the folder of the scenes.
 """

@@ -147,7 +147,8 @@ def _start(config: TrainConfig) -> Mapping[str, Any] | None:
         return None
     state = read_checkpoint(config.start_checkpoint)
     say(f"starting from {config.start_checkpoint}", config.quiet)
-    begins = [rule.name for rule in METHODS[config.method].rules if rule.name not in state.get("rules", ())]
+    known = state.get("rules")
+    begins = [rule.name for rule in METHODS[config.method].rules if isinstance(known, dict) and rule.name not in known]
     if begins:
         say(f"it is of another method: {', '.join(begins)} begins with what is there", config.quiet)
     return state

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -158,10 +158,13 @@ def _of_a_run(work: Path) -> Iterator[Target]:
     """What a run leaves and comes back to."""
     config = tiny_config(work)
     run = RunFolder.create(config.model_path, config)
-    trainer = Trainer(config, tiny_scene(train_views=2, test_views=0, points=4, count=20))
+    scene = tiny_scene(train_views=2, test_views=0, points=4, count=20)
+    trainer, other = Trainer(config, scene), Trainer(tiny_config(work, method="learned-mask"), scene)
     run.save_checkpoint(trainer.begin().state_dict(), 3)
 
     def resume(path: Path) -> object:
+        with suppress(UserError):
+            other.begin(read_checkpoint(path), adapt=True)  # what --start-checkpoint does
         return trainer.begin(read_checkpoint(path))
 
     yield Target("checkpoint", "iteration_3.pt", [run.checkpoint_path(3).read_bytes()], resume)

@@ -120,7 +120,7 @@ class TrainState:
                 "generators": generators,
                 "population": Population.with_extras(saved["population"], self.plan.extras),
             }
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise UserError(f"the checkpoint does not fit this version of gns ({error})") from error
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:

@@ -127,7 +127,9 @@ def test_a_state_of_another_method_is_taken_on_request_alone(scene: Scene) -> No
     state = Trainer(tiny_config(), scene).begin(other, adapt=True)
     assert list(state.rules) == ["edge_growth", "natural_selection"]
     assert list(state.generators) == ["survey", "split", "final cut"]
-    for nonsense in ({"iteration": 3}, {**other.state_dict(), "rules": 3}):
+    saved = other.state_dict()
+    spoilt = [{**saved, name: value} for name, value in (("rules", 3), ("generators", [3]), ("population", []))]
+    for nonsense in ({"iteration": 3}, *spoilt):
         with pytest.raises(UserError, match="the checkpoint does not fit this version of gns"):
             train(scene, tiny_config(), start_from=nonsense)
     with pytest.raises(UserError, match="4 training views and the scene has 5"):
