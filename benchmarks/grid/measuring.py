@@ -31,8 +31,8 @@ from gns.utils.ply_file import count_rows
 # When held-out photos are measured besides the end, in shares of the iterations. Not at a tenth, a fifth or half: there
 # opacities are reset, or a model is cut, and it is a bad one for a moment.
 ON_THE_WAY = (0.09, 0.19, 0.35, 0.49, 0.75)
-GROWTH = "growth.json"  # in the folder of a run
-START = "--start-checkpoint"
+_GROWTH = "growth.json"  # in the folder of a run
+_START = "--start-checkpoint"
 _KIBI = 1 if sys.platform == "darwin" else 1024  # the unit of the peak memory that the system tells
 _LAST_LINES = 3  # of a failed program's output
 
@@ -137,18 +137,17 @@ class Measurement:
         if model.checkpoint_iterations() or model.saved_iterations():
             self._train(run, source, work)
         elif grown := growth.told(made_by):
-            write_text(work / GROWTH, json.dumps(grown) + "\n")
+            write_text(work / _GROWTH, json.dumps(grown) + "\n")
             _write_sessions(work, [grown["session"]])
-            self._train(run, source, work, START, str(growth.checkpoint))
-        elif not following:
+            self._train(run, source, work, _START, str(growth.checkpoint))
+        elif not following or not (common := last_common_iteration(run)):
             self._train(run, source, work)
         else:
-            common = last_common_iteration(run)
             with locked(growth.path):
                 self._train(run, source, work, "--checkpoint-iterations", str(common))
                 if len(sessions := _sessions(work)) == 1:
                     session = {**sessions[0], "peak_memory_bytes": None, "grown_by": run.entrant.name}
-                    growth.keep(model.checkpoint_path(common), model.read_log(), session, made_by)
+                    growth.keep(model.checkpoint_path(common), common, model.read_log(), session, made_by)
 
     def _train(self, run: Run, source: Path, work: Path, *further: str) -> None:
         model = RunFolder(work / "model", run.config())
@@ -252,17 +251,17 @@ def _forget_other_options(work: Path, run: Run) -> None:
     except UserError:
         begun = {}
     if _grown(work):
-        begun[START] = None  # from where what it would have grown itself lay
+        begun[_START] = None  # from where what it would have grown itself lay
     if begun != run.decisive():
         shutil.rmtree(work / "model")
-        for name in ("sessions.json", GROWTH):
+        for name in ("sessions.json", _GROWTH):
             (work / name).unlink(missing_ok=True)
 
 
 def _grown(work: Path) -> dict[str, Any]:
     """What `shared_growth` told of the growth that a run began with; {} where it grew by itself."""
     try:
-        grown: dict[str, Any] = json.loads((work / GROWTH).read_text(encoding="utf-8"))
+        grown: dict[str, Any] = json.loads((work / _GROWTH).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return grown

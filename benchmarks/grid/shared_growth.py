@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.runs import Run, method_entrant
-from gns.rules import METHODS, Plan, plan_of
-from gns.team import SINGLE
+from gns.report.facts import stretches_of
+from gns.rules import METHODS, SCHEDULES
 from gns.utils.atomic_files import write_text
-
-_SCHEDULE = "standard"
 
 
 def alike(run: Run) -> list[Run]:
@@ -36,36 +34,15 @@ def _grow_alike(first: str, second: str) -> bool:
     kinds = [METHODS[method] for method in (first, second)]
     if not all(len(kind.rules) > 1 for kind in kinds):
         return False
-    schedules = [kind.schedules[_SCHEDULE] for kind in kinds]
+    schedules = [kind.schedules[SCHEDULES[0]] for kind in kinds]
     rules = [(kind.rules[0], schedule.rules[0]) for kind, schedule in zip(kinds, schedules, strict=True)]
     return rules[0] == rules[1] and schedules[0].optimisation == schedules[1].optimisation
 
 
 def last_common_iteration(run: Run) -> int:
-    """The last one that all runs which grow as `run` does have in common."""
-    begins = [
-        stretch.first
-        for each in (run, *alike(run))
-        for rule in _plan(each).rules
-        for stretch in rule.stretches()
-        if stretch.selects
-    ]
-    return min(begins) - 1
-
-
-def _plan(run: Run) -> Plan:
-    config = run.config()
-    return plan_of(
-        config.method,
-        config.schedule,
-        config.iterations,
-        config.rules,
-        budget=run.budget or 0,
-        extent=1.0,
-        background=(0.0, 0.0, 0.0),
-        views=(),
-        team=SINGLE,
-    )
+    """The last one that all runs which grow as `run` does have in common; 0 where a run is too short for one."""
+    stretches = [stretch for each in (run, *alike(run)) for stretch in stretches_of(each.config())]
+    return max(0, min(stretch.first for stretch in stretches if stretch.selects) - 1)
 
 
 @dataclass(frozen=True)
@@ -88,13 +65,15 @@ class Growth:
         return document if document["made_by"] == made_by and self.checkpoint.exists() else None
 
     def keep(
-        self, checkpoint: Path, log: Sequence[Mapping[str, Any]], session: Mapping[str, Any], made_by: Mapping[str, Any]
+        self,
+        checkpoint: Path,
+        iteration: int,
+        log: Sequence[Mapping[str, Any]],
+        session: Mapping[str, Any],
+        made_by: Mapping[str, Any],
     ) -> None:
-        """Take over the `checkpoint` of a finished training, of one session, with its log up to there."""
-        iteration = int(checkpoint.stem.rpartition("_")[2])
+        """Take over the `checkpoint` after `iteration` of a training of one session, with its log up to there."""
         records = [record for record in log if "seconds" in record and record["iteration"] <= iteration]
-        if not records:
-            return
         grown = {"wall_seconds": records[-1]["seconds"], "cpu_seconds": records[-1]["processor_seconds"]}
         self.path.mkdir(parents=True, exist_ok=True)
         checkpoint.replace(self.checkpoint)

@@ -181,8 +181,8 @@ class Config(MachineConfig):
                 object.__setattr__(self, name, value)
         if not 0.5 <= self.refinements.dense_model <= 10:
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
-        if not 0.1 <= self.refinements.growth_share <= 0.9:
-            raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.9")
+        if not 0.1 <= self.refinements.growth_share <= 0.7:  # beyond it a run would end before its selection
+            raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.7")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if self.exposure and self.random_background:
             raise UserError("--exposure and --random-background go together with nothing that is seen: leave one out")

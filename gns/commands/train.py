@@ -137,7 +137,8 @@ def _checkpoint(config: TrainConfig, run: RunFolder, team: Team) -> Mapping[str,
         return None
     if run.checkpoint_iterations():
         return run.load_checkpoint(warn) if team.is_main else run.load_checkpoint()
-    say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
+    if not config.start_checkpoint:
+        say(f"{run.path} holds no checkpoint yet: starting from the beginning", config.quiet)
     return None
 
 
@@ -147,8 +148,9 @@ def _start(config: TrainConfig) -> Mapping[str, Any] | None:
         return None
     state = read_checkpoint(config.start_checkpoint)
     say(f"starting from {config.start_checkpoint}", config.quiet)
-    known = state.get("rules")
-    begins = [rule.name for rule in METHODS[config.method].rules if isinstance(known, dict) and rule.name not in known]
-    if begins:
-        say(f"it is of another method: {', '.join(begins)} begins with what is there", config.quiet)
+    known = state.get("rules") if isinstance(state, dict) else None
+    if isinstance(known, dict):  # anything else is refused where it is taken over
+        begins = [rule.name for rule in METHODS[config.method].rules if rule.name not in known]
+        if begins:
+            say(f"it is of another method: {', '.join(begins)} begins with what is there", config.quiet)
     return state

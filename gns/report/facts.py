@@ -73,7 +73,7 @@ def gather(run: RunFolder) -> Facts:
         figures=figures,
         views=_views(run, iteration, per_view),
         records=lasting(run.read_log()),
-        stretches=_stretches(config) if config else (),
+        stretches=stretches_of(config) if config else (),
     )
 
 
@@ -130,7 +130,7 @@ def _views(run: RunFolder, iteration: int, per_view: Mapping[str, Any]) -> list[
     ]
 
 
-def _stretches(config: TrainConfig) -> list[Stretch]:
+def stretches_of(config: TrainConfig) -> list[Stretch]:
     """The parts of the run, by its calendars alone."""
     plan = plan_of(
         config.method,
@@ -142,6 +142,7 @@ def _stretches(config: TrainConfig) -> list[Stretch]:
         background=(0.0, 0.0, 0.0),
         views=(),
         team=SINGLE,
+        refinements=config.refinements,
     )
     return [stretch for rule in plan.rules for stretch in rule.stretches()]
 

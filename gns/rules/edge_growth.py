@@ -217,12 +217,13 @@ class EdgeGrowth(Rule[GrowthState]):
     def _scores(self, population: model.Population, growth: Growth, it: int, chance: Chance) -> Tensor:
         views = self.run.views
         surveyed = views if self.calendar.surveys_all_views(it) else _some(views, chance["survey"])
-        background = torch.tensor(self.run.background, device=population.gaussians.means.device)
+        if not self.calendar.by_error:
+            return survey(population.gaussians, surveyed, self.run.team)
 
         def unlike(view: View) -> Tensor:
-            return dissimilarity(population.gaussians, view, background)
+            return dissimilarity(population.gaussians, view, self.run.background)
 
-        return survey(population.gaussians, surveyed, self.run.team, unlike if self.calendar.by_error else photo_edges)
+        return survey(population.gaussians, surveyed, self.run.team, unlike)
 
 
 def photo_edges(view: View) -> Tensor:
@@ -230,7 +231,7 @@ def photo_edges(view: View) -> Tensor:
     return view.edges
 
 
-def dissimilarity(gaussians: Gaussians, view: View, background: Tensor) -> Tensor:
+def dissimilarity(gaussians: Gaussians, view: View, background: Tensor | Sequence[float]) -> Tensor:
     """How unlike the photo its rendering is around each pixel, [H, W]: 1 − SSIM, not negative, mean of the channels.
 
     Growth by structural dissimilarity is that of Rota Bulò et al., arXiv 2404.06109.

@@ -47,7 +47,7 @@ class Refinements:
         return self._paced(Calendars(optimisation, tuple(map(self._grown, calendars.rules))))
 
     def _grown(self, calendar: Calendar) -> Calendar:
-        """Growth that overshoots the budget, for a selection to come, does so by more; any other by as much."""
+        """Growth that overshoots the budget, for a selection to come, does so by more; any other still ends at it."""
         if not isinstance(calendar, GrowthCalendar):
             return calendar
         growths = (

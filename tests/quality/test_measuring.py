@@ -223,7 +223,7 @@ def test_a_growth_is_taken_from_the_same_commit_and_machine_alone(tmp_path: Path
     log = [{"iteration": 9, "raw_loss": 1.0}, record, {"iteration": 19, "seconds": 9.0, "processor_seconds": 9.0}]
     session = {"commit": "abc", "dirty": False, "wall_seconds": 60.0, "cpu_seconds": 100.0}
     checkpoint.write_bytes(b"state")
-    growth.keep(checkpoint, log, session, {"commit": "abc"})
+    growth.keep(checkpoint, 18, log, session, {"commit": "abc"})
     assert growth.checkpoint.read_bytes() == b"state" and not checkpoint.exists()
     told = growth.told({"commit": "abc"})
     assert told is not None and told["log"] == [record]
@@ -233,7 +233,7 @@ def test_a_growth_is_taken_from_the_same_commit_and_machine_alone(tmp_path: Path
     assert growth.told({"commit": "abc"}) is None
 
 
-@pytest.mark.parametrize(("iterations", "last"), [(30_000, 14_998), (7_000, 3_498)])
+@pytest.mark.parametrize(("iterations", "last"), [(30_000, 14_998), (7_000, 3_498), (2, 0)])
 def test_who_grows_alike_and_until_when(iterations: int, last: int) -> None:
     run = run_of(iterations=iterations)
     assert [other.entrant.name for other in shared_growth.alike(run)] == [

@@ -21,7 +21,7 @@ from gns import cli
 from gns.arguments import parse_train
 from gns.errors import UserError
 from gns.report import plots, write_report
-from gns.report.facts import command_of, gather
+from gns.report.facts import command_of, gather, stretches_of
 from gns.report.pictures import MOST_PIXELS, NARROWEST, WIDEST, data_uri, error_picture, read_reduced, width_for
 from gns.run_folder import RunFolder
 from gns.testing.scene_files import small_scene, write_colmap
@@ -121,6 +121,15 @@ def test_the_curve_of_the_loss_says_what_it_is_of(model: Path) -> None:
     document["options"]["squared_error"] = True
     (model / "config.json").write_text(json.dumps(document))
     assert "once errors are squared 0.7 RMSE + 0.3 (1 − SSIM)" in page_of(model).text
+
+
+def test_stretches_are_those_of_the_run_with_its_refinements() -> None:
+    marked = {}
+    for preset in ("paper", "quick"):
+        config = parse_train(["-s", "scene", "--final-budget", "1000", "--preset", preset, "--iterations", "30000"])
+        marked[preset] = {stretch.name: (stretch.first, stretch.last) for stretch in stretches_of(config)}
+    assert marked["paper"]["growth"][1] == 14_900 and marked["paper"]["selection"] == (15_000, 23_000)
+    assert marked["quick"]["growth"][1] < 10_000 and marked["quick"]["selection"] == (10_000, 18_000)
 
 
 def test_its_numbers_are_those_of_results_json(model: Path) -> None:

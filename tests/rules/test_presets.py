@@ -172,7 +172,8 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--preset", "better"], "choose one of paper, best, quick"),
         (["--dense-model", "0.1"], "--dense-model is 0.1: it must be from 0.5 to 10"),
         (["--dense-model", "larger"], "--dense-model"),
-        (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.9"),
+        (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.7"),
+        (["--growth-share", "0.75"], "--growth-share is 0.75: it must be from 0.1 to 0.7"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
 )
