@@ -49,10 +49,10 @@ def ssim(image: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
     one. So the border of a mask is treated as the border of an image is, and a photo of which a rectangle counts scores
     what that rectangle cut out would.
     """
-    return float(_mean(ssim_map(blacked_out(image, mask).double(), blacked_out(truth, mask).double()), mask))
+    return float(_mean(_ssim_map(blacked_out(image, mask).double(), blacked_out(truth, mask).double()), mask))
 
 
-def ssim_map(x: Tensor, y: Tensor) -> Tensor:
+def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
     """The structural similarity around each pixel of two images [3, H, W], whose mean `ssim` is, in their precision."""
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     variance_x, variance_y = mean_xx - mean_x.square(), mean_yy - mean_y.square()

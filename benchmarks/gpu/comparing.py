@@ -14,7 +14,7 @@ from benchmarks.gpu.bench import CPU, SEED, Bench, Failed, Result, judged
 from gns.gaussian_renderer import ScreenGradients, reference, render
 from gns.gaussian_renderer.backends import IN_USE
 from gns.gaussian_renderer.backends.cpu import CpuBackend
-from gns.losses.photometric import photometric_loss
+from gns.losses.photometric import dissimilarity, photometric_loss
 from gns.model.population import Population
 from gns.rules import screen_gradients
 from gns.scene import Camera, Gaussians
@@ -116,6 +116,7 @@ def iterate(scene: Example, device: torch.device, steps: int, *, observed: bool 
         population.step(GROUPS, dict.fromkeys(GROUPS, 1e-3))
         assert seen.importance is not None
         kept |= {f"image {step}": seen.image.detach(), f"loss {step}": loss.detach()}
+        kept[f"dissimilarity {step}"] = dissimilarity(seen.image, photo, mask)
         kept |= {f"radii {step}": seen.radii, f"importance {step}": seen.importance}
     for name, group in population.state_dict()["groups"].items():
         kept |= {f"{name} {part}": group[part] for part in ("parameter", "first_moment", "second_moment")}

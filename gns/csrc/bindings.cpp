@@ -16,6 +16,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -331,6 +332,19 @@ template <class G, class One, class Two, class Three> void bind_groups(nb::modul
       as_is("means"), as_is("log_scales"), as_is("quats"), as_is("opacity_logits"), as_is("sh_dc"), as_is("sh_rest"));
 }
 
+// Height and width of a rendered image and its photo; throws unless they and the mask are of one size.
+template <class T>
+std::pair<size_t, size_t> compared_size(const In<T, 3>& image, const In<uint8_t, 3>& target,
+                                        const MaybeIn<uint8_t, 2>& mask) {
+  const size_t height = image.shape(1), width = image.shape(2);
+  require_size(height, width);
+  require_image(image, height, width, "image must be [3, height, width]");
+  require(target.shape(0) == height && target.shape(1) == width && target.shape(2) == 3,
+          "target must be [height, width, 3], the size of the image");
+  require_map(mask, height, width, "mask must be [height, width]");
+  return {height, width};
+}
+
 // Everything that there is once for each precision, as a module of its own.
 template <class T> void bind(nb::module_ m) {
   bind_groups<ParameterArrays<T>, In<T, 1>, In<T, 2>, In<T, 3>>(m, "Parameters");
@@ -383,19 +397,25 @@ template <class T> void bind(nb::module_ m) {
   m.def(
       "photometric_loss",
       [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, MaybeOut<T, 3> gradient, bool squared) {
-        const size_t height = image.shape(1), width = image.shape(2);
-        require_aligned(image, gradient);  // bytes always are
-        require_size(height, width);
-        require_image(image, height, width, "image must be [3, height, width]");
-        require(target.shape(0) == height && target.shape(1) == width && target.shape(2) == 3,
-                "target must be [height, width, 3], the size of the image");
-        require_map(mask, height, width, "mask must be [height, width]");
+        const auto [height, width] = compared_size(image, target, mask);
+        require_aligned(image, gradient);
         if (gradient) require_image(*gradient, height, width, "gradient must have the shape of the image");
         nb::gil_scoped_release release;
         return kernels<T>().photometric_loss(static_cast<int>(width), static_cast<int>(height), image.data(),
                                              target.data(), pointer(mask), pointer(gradient), squared);
       },
       as_is("image"), as_is("target"), maybe("mask"), maybe("gradient"), "squared"_a = false);
+  m.def(
+      "dissimilarity",
+      [](In<T, 3> image, In<uint8_t, 3> target, MaybeIn<uint8_t, 2> mask, Array<T, 2> out) {
+        const auto [height, width] = compared_size(image, target, mask);
+        require_aligned(image, out);
+        require(out.shape(0) == height && out.shape(1) == width, "out must be [height, width]");
+        nb::gil_scoped_release release;
+        kernels<T>().dissimilarity(static_cast<int>(width), static_cast<int>(height), image.data(), target.data(),
+                                   pointer(mask), out.data());
+      },
+      as_is("image"), as_is("target"), maybe("mask"), as_is("out"));
 }
 
 void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std::vector<double>& rates,

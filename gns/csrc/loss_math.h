@@ -48,6 +48,13 @@ template <class R> GNS_MATH Ssim<R> ssim_terms(R mx, R my, R squares, R products
   return out;
 }
 
+// How unlike two images are around a pixel, from the sum of the three channels' SSIM: 1 − its mean, not negative, which
+// rounding could make it.
+template <class T> GNS_MATH T mean_dissimilarity(T similarities) {
+  const T unlike = T(1) - similarities * T(1.0 / 3);
+  return unlike < T(0) ? T(0) : unlike;
+}
+
 // What a loss's gradient takes of a pixel's sign(x − y), x − y and derivative of SSIM.
 template <class T> struct LossWeights { T sign, difference, ssim; };
 // The loss is a mean over all elements. N: the precision to divide in.

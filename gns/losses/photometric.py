@@ -1,4 +1,4 @@
-"""The photometric loss of 3D Gaussian Splatting, 0.8·L1 + 0.2·(1 − SSIM), and one with a squared error."""
+"""The photometric loss of 3D Gaussian Splatting, 0.8·L1 + 0.2·(1 − SSIM), a squared one, and where SSIM is low."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def photometric_loss(
     _check(backend, image, target, mask)
     seen = None if mask is None else mask.contiguous()
     return _loss(image.contiguous(), target.contiguous(), seen, backend, workspace or Workspace(image.device), squared)
+
+
+def dissimilarity(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 − SSIM around each pixel, the mean of its channels, [H, W]: how unlike the photo a rendering is, and where.
+
+    The SSIM of `photometric_loss`, from the same arguments; raises what that raises. Not negative; no gradient.
+    """
+    backend = backend_of(image.device)
+    _check(backend, image, target, mask)
+    seen = None if mask is None else mask.contiguous()
+    return backend.dissimilarity(image.detach().contiguous(), target.contiguous(), seen)
 
 
 class _PhotometricLoss(torch.autograd.Function):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import gns.gaussian_renderer as renderer
     import gns.model.population as model
-    from gns import metrics
+    from gns import losses
     from gns.rules import screen_gradients
     from gns.scene import Gaussians, View
     from gns.team import Team
@@ -30,7 +30,7 @@ else:
     torch = deferred("torch")
     renderer = deferred("gns.gaussian_renderer")
     model = deferred("gns.model.population")
-    metrics = deferred("gns.metrics")
+    losses = deferred("gns.losses")
     screen_gradients = deferred("gns.rules.screen_gradients")
     rotations = deferred("gns.utils.rotations")
     sampling = deferred("gns.utils.sampling")
@@ -239,10 +239,8 @@ def dissimilarity(gaussians: Gaussians, view: View, background: Tensor | Sequenc
     view = view.decoded()
     with torch.no_grad():
         image = renderer.render(view.camera, gaussians, background).image
-        photo = view.image.to(image.device).movedim(-1, 0).to(image.dtype) / 255
         mask = None if view.mask is None else view.mask.to(image.device)
-        similarity = metrics.ssim_map(metrics.blacked_out(image, mask), metrics.blacked_out(photo, mask))
-        return (1 - similarity).mean(dim=0).clamp(min=0)
+        return losses.dissimilarity(image, view.image.to(image.device), mask)
 
 
 def survey(

@@ -1,4 +1,7 @@
-"""The photometric loss written out in torch, for autograd to differentiate: the judge of `gns.losses.photometric`."""
+"""The photometric loss written out in torch, for autograd to differentiate: the judge of `gns.losses.photometric`.
+
+And that of its map of dissimilarity.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,21 @@ def reference_photometric_loss(
     `image` is [3, H, W], `target` uint8 [H, W, 3], `mask` bool [H, W]: both images are multiplied by it first. SSIM is
     that of Wang et al. 2004 with an 11 × 11 Gaussian window (σ 1.5) and zero padding.
     """
-    x = image.to(torch.float64)
-    y = target.movedim(-1, 0).to(torch.float64) / 255
-    if mask is not None:
-        x, y = x * mask, y * mask
+    x, y = _compared(image, target, mask)
     error = (x - y).square().mean().sqrt() if squared else (x - y).abs().mean()
     weight = SQUARED_SSIM_WEIGHT if squared else SSIM_WEIGHT
     return (1 - weight) * error + weight * (1 - ssim_map(x, y).mean())
+
+
+def reference_dissimilarity(image: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """1 − SSIM around every pixel, the mean of the channels, [H, W], in float64; arguments as above."""
+    return 1 - ssim_map(*_compared(image, target, mask)).mean(dim=0)
+
+
+def _compared(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both as float64 [3, H, W] of values from 0 to 1, black where masked."""
+    x, y = image.to(torch.float64), target.movedim(-1, 0).to(torch.float64) / 255
+    return (x, y) if mask is None else (x * mask, y * mask)
 
 
 def ssim_map(x: Tensor, y: Tensor) -> Tensor:

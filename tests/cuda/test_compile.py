@@ -43,6 +43,7 @@ MOST_REGISTERS = {
     "loss_maps": 64,
     "loss_sum": 64,
     "loss_gradient": 64,
+    "dissimilarity": 64,
     "adam": 40,
 }
 MOST_SHARED = {
@@ -56,6 +57,7 @@ MOST_SHARED = {
     "loss_maps": 14336,
     "loss_sum": 4096,
     "loss_gradient": 14336,
+    "dissimilarity": 14336,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gns.gaussian_renderer.backends.kernel_table import KERNELS, Launchable
 from gns.testing.comparison import assert_close
-from gns.testing.reference_loss import SIZES, expected_loss_and_gradient, images
+from gns.testing.reference_loss import SIZES, expected_loss_and_gradient, images, reference_dissimilarity
 from gns.testing.shim import ShimLauncher
 from tests.cuda.stages import poisoned
 
@@ -100,6 +100,32 @@ def test_the_order_of_threads_changes_no_bit(shim: ShimLauncher, backwards: Shim
             loss_and_gradient(launcher, image, target, mask, squared=squared) for launcher in (shim, backwards)
         )
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def unlike(launcher: ShimLauncher, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """The kernel's map, [H, W]."""
+    height, width = target.shape[:2]
+    out, seen = poisoned(height, width), None if mask is None else mask.to(torch.uint8)
+    grid, block = (-(-width // 16), -(-height // 16), 1), KERNELS["dissimilarity"].block
+    launcher.launch("dissimilarity", grid, block, (width, height, image.float().contiguous(), target, seen, out))
+    return out
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (40, 70)])
+def test_dissimilarity_agrees_with_the_reference(height: int, width: int, masked: bool, shim: ShimLauncher) -> None:
+    image, target, mask = images(height, width)
+    mask_or_none = mask if masked else None
+    found = unlike(shim, image, target, mask_or_none)
+    assert found.min() >= 0
+    assert_close(found.double(), reference_dissimilarity(image, target, mask_or_none), GRADIENT_TOLERANCE, "map")
+    with pytest.raises(AssertionError, match="map"):
+        assert_close(unlike(shim, 0.9 * image, target, mask_or_none).double(), found.double(), 1e-3, "map")
+
+
+def test_the_order_of_threads_changes_no_bit_of_the_map(shim: ShimLauncher, backwards: ShimLauncher) -> None:
+    image, target, mask = images(47, 33)
+    assert torch.equal(unlike(shim, image, target, mask), unlike(backwards, image, target, mask))
 
 
 def launch_adam(launcher: ShimLauncher, tensors: Sequence[tuple[Launchable, ...]], epsilon: float) -> None:

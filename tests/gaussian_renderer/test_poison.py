@@ -21,7 +21,7 @@ from gns.errors import UserError
 from gns.gaussian_renderer import importance, render
 from gns.gaussian_renderer.backends import IN_USE
 from gns.gaussian_renderer.backends.gpu import GpuBackend
-from gns.losses.photometric import photometric_loss
+from gns.losses.photometric import dissimilarity, photometric_loss
 from gns.model.adam import AdamGroup, AdamTensors, adam_step
 from gns.scene import Camera, Gaussians
 from gns.scene.gaussians import GROUPS, as_planes
@@ -251,6 +251,7 @@ def test_a_poisoned_image_spoils_the_loss_and_no_more(
     far = torch.ones(23, 31, dtype=torch.bool)
     far[max(0, at[1] - 10) : at[1] + 11, max(0, at[2] - 10) : at[2] + 11] = False  # twice the window's reach
     assert torch.isfinite(image.grad[:, far]).all()
+    assert torch.isfinite(dissimilarity(image, target)[far]).all()
 
 
 @quietly(40)

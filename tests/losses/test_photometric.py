@@ -1,4 +1,4 @@
-"""The photometric loss, against torch's autograd, scipy's filters and finite differences."""
+"""The photometric loss and its map of dissimilarity, against torch, scipy's filters and finite differences."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gns.losses.photometric import photometric_loss
+from gns.losses.photometric import dissimilarity, photometric_loss
 from gns.testing.comparison import Backend, assert_close
 from gns.testing.reference_loss import (
     SIZES,
     expected_loss_and_gradient,
     images,
+    reference_dissimilarity,
     reference_photometric_loss,
     ssim_map,
 )
@@ -35,6 +36,7 @@ def loss_and_gradient(
 
 LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+MAP_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
 
 def assert_loss_agrees(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
@@ -127,6 +129,55 @@ def test_gradient_equals_finite_differences(masked: bool, squared: bool) -> None
         return photometric_loss(values, target, mask if masked else None, squared=squared)
 
     assert torch.autograd.gradcheck(loss, (image.requires_grad_(),), eps=1e-6, atol=1e-9, rtol=1e-6)
+
+
+# ---- where it is unlike ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (90, 130)])
+def test_dissimilarity_agrees_with_the_reference(height: int, width: int, masked: bool, backend: Backend) -> None:
+    image, target, mask = images(height, width)
+    mask_or_none = mask if masked else None
+    found = dissimilarity(image.to(backend.dtype), target, mask_or_none)
+    assert found.dtype == backend.dtype and found.shape == (height, width) and found.min() >= 0
+    assert_close(
+        found.double(), reference_dissimilarity(image, target, mask_or_none), MAP_TOLERANCE[backend.dtype], "map"
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_dissimilarity_agrees_with_scipy(masked: bool, backend: Backend) -> None:
+    image, target, mask = images(47, 33, seed=2)
+    weight = mask.numpy() if masked else np.ones((47, 33))
+    expected = 1 - scipy_ssim(image.numpy() * weight, target.numpy().transpose(2, 0, 1) / 255 * weight).mean(0)
+    found = dissimilarity(image.to(backend.dtype), target, mask if masked else None)
+    assert_close(found.double(), torch.from_numpy(expected), MAP_TOLERANCE[backend.dtype], "map")
+
+
+def test_a_perfect_image_is_nowhere_unlike(backend: Backend) -> None:
+    _, target, _ = images(20, 30)
+    unlike = dissimilarity((target.movedim(-1, 0).double() / 255).to(backend.dtype), target)
+    assert unlike.min() >= 0 and unlike.max() <= LOSS_TOLERANCE[backend.dtype]
+
+
+def test_dissimilarity_is_the_loss_without_its_error(backend: Backend) -> None:
+    """0.8·L1 + 0.2·mean: two kernels, one SSIM. No gradient, and the image need not lie as one wants it."""
+    image, target, mask = images(47, 33)
+    leaf = image.to(backend.dtype).movedim(0, -1).contiguous().movedim(-1, 0).requires_grad_()
+    unlike = dissimilarity(leaf, target, mask)
+    error = ((leaf - target.movedim(-1, 0).double() / 255) * mask).abs().mean()
+    assert not unlike.requires_grad and not leaf.is_contiguous()
+    expected = 0.8 * error + 0.2 * unlike.mean()
+    assert abs(photometric_loss(leaf, target, mask) - expected) <= LOSS_TOLERANCE[backend.dtype]
+
+
+def test_the_comparison_of_maps_fails_on_other_images(backend: Backend) -> None:
+    image, target, mask = images(47, 33)
+    expected, image = reference_dissimilarity(image, target, mask), image.to(backend.dtype)
+    for given in ((image, target, None), (image, target.flip(-1), mask), (image.flip(-1), target, mask)):
+        with pytest.raises(AssertionError, match="map"):
+            assert_close(dissimilarity(*given).double(), expected, MAP_TOLERANCE[backend.dtype], "map")
 
 
 # ---- an oracle from another library ----------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ template <class T> struct Problem {
 // Everything that a rendering writes, forward and backward, and a step of the optimiser.
 template <class T> struct Outcome {
   std::vector<T> image = std::vector<T>(3 * kImage), alpha = std::vector<T>(kImage), by_image = std::vector<T>(3 * kImage);
+  std::vector<T> unlike = std::vector<T>(kImage);
   std::vector<T> inverse_depth = std::vector<T>(kImage), by_inverse_depth = std::vector<T>(kImage, T(0.5));
   std::vector<int32_t> counts = std::vector<int32_t>(kImage);
   std::vector<T> radii = std::vector<T>(kGaussians), importance = std::vector<T>(kGaussians);
@@ -67,7 +68,7 @@ template <class T> struct Outcome {
       if (gradients[k] != other.gradients[k]) return false;
     return image == other.image && alpha == other.alpha && inverse_depth == other.inverse_depth &&
            counts == other.counts && radii == other.radii && importance == other.importance &&
-           absolute == other.absolute && is_signed == other.is_signed && loss == other.loss;
+           absolute == other.absolute && is_signed == other.is_signed && loss == other.loss && unlike == other.unlike;
   }
 };
 
@@ -104,6 +105,7 @@ template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame,
   const bool squared = maps;
   out.loss = k.photometric_loss(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.by_image.data(),
                                 squared);
+  k.dissimilarity(kWidth, kHeight, out.image.data(), problem.photo.data(), nullptr, out.unlike.data());
   k.blend_backward(frame, {out.image.data(), depth, out.by_image.data(), nullptr, maps ? out.by_inverse_depth.data() : nullptr},
                    true);
   auto& g = out.gradients;

@@ -181,6 +181,7 @@ template <class T> struct Kernels {
   void (*project_backward)(Frame<T>&, const Parameters<T>&, const Gradients<T>&);
   double (*photometric_loss)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask,
                              T* gradient, bool squared);
+  void (*dissimilarity)(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* out);
 #if defined(GNS_COUNTERS)
   size_t (*count_pairs)(const Frame<T>&);
 #endif

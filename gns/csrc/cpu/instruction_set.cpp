@@ -33,6 +33,7 @@ double multiply_adds(int64_t rounds) {
 
 template <class T> constexpr Kernels<T> kKernels = {
     project<T>, list_instances<T>, blend<T>, blend_backward<T>, project_backward<T>, photometric_loss<T>,
+    dissimilarity<T>,
 #if defined(GNS_COUNTERS)
     count_pairs<T>,
 #endif

@@ -14,6 +14,8 @@ template <class T> void project_backward(Frame<T>&, const Parameters<T>&, const 
 template <class T>
 double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient,
                         bool squared);
+template <class T>
+void dissimilarity(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* out);
 void adam(const AdamTensor*, int tensors);
 #if defined(GNS_COUNTERS)
 template <class T> size_t count_pairs(const Frame<T>&);

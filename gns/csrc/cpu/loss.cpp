@@ -1,4 +1,4 @@
-// The photometric loss of loss_math.h, a band of rows at a time.
+// The photometric loss of loss_math.h and the map of dissimilarity, a band of rows at a time.
 #include <algorithm>
 #include <utility>
 
@@ -97,7 +97,9 @@ template <class T> struct Band {
   double squares(int row) const;
   template <class Value> void blur_down(int begin, int end, Value value, const Rows<T>& out) const;
   void blur_images(int begin, int end) const;
+  Ssim<Vec<T>> similarity(int row, int column) const;
   void compare(int row, double& l1, double& ssim) const;
+  void add_similarity(int row, T* out) const;
   void blur_maps(int begin, int end) const;
   void differentiate(int row, const LossWeights<T>& weights, T* gradient) const;
 };
@@ -155,6 +157,22 @@ template <class T> void Band<T>::blur_images(int begin, int end) const {
   blur_down(begin, end, [&](int row, int i) GNS_INLINE_LAMBDA { return at(x, row, i) * at(y, row, i); }, sums[3]);
 }
 
+// Of a register of pixels, once the images are blurred.
+template <class T> Ssim<Vec<T>> Band<T>::similarity(int row, int column) const {
+  return ssim_terms(blur_row(sums[0][row] + column), blur_row(sums[1][row] + column), blur_row(sums[2][row] + column),
+                    blur_row(sums[3][row] + column));
+}
+
+// Adds SSIM around each pixel of a row to `out`, a row of the picture.
+template <class T> void Band<T>::add_similarity(int row, T* out) const {
+  using V = Vec<T>;
+  T values[V::width];
+  for (int i = 0; i < width; i += V::width) {
+    similarity(row, i).value.store(values);
+    for (int k = 0; k < V::width && i + k < width; ++k) out[i + k] += values[k];
+  }
+}
+
 // Adds a row's Σ|x − y| and Σ SSIM, and leaves the derivatives of SSIM.
 template <class T> void Band<T>::compare(int row, double& l1, double& ssim) const {
   using V = Vec<T>;
@@ -168,9 +186,7 @@ template <class T> void Band<T>::compare(int row, double& l1, double& ssim) cons
   }
   V row_l1(T(0)), row_ssim(T(0));
   for (int i = 0; i < columns; i += W) {
-    const V mx = blur_row(sums[0][row] + i), my = blur_row(sums[1][row] + i);
-    const V squares = blur_row(sums[2][row] + i), products = blur_row(sums[3][row] + i);
-    Ssim<V> s = ssim_terms(mx, my, squares, products);
+    Ssim<V> s = similarity(row, i);
     if (i + W > width) {  // columns beyond the image count for nothing
       T inside[W];
       for (int k = 0; k < W; ++k) inside[k] = i + k < width ? T(1) : T(0);
@@ -209,57 +225,71 @@ template <class T> void Band<T>::differentiate(int row, const LossWeights<T>& we
     if (!seen[i]) out[i] = 0;
 }
 
-}  // namespace
+// The pictures to compare, and how they fall into bands. What a band needs of its neighbours it computes once more.
+template <class T> struct Comparison {
+  int width, height;
+  const T* image;
+  const uint8_t *target, *mask;
 
-// A task takes a band of rows of one channel through all passes, so that nothing leaves the cache in between. What a
-// band needs of its neighbours it computes once more. A squared error's gradient needs that of the whole picture first.
-template <class T>
-double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient,
-                        bool squared) {
+  int bands() const { return (height + kBand - 1) / kBand; }
+  int begin(int band) const { return band * kBand; }
+  int end(int band) const { return std::min(begin(band) + kBand, height); }
+  Band<T> load(int channel, int from, int to) const;
+};
+
+// Rows `from` to `to` − 1 of a channel, in memory that this thread's next band overwrites.
+template <class T> Band<T> Comparison<T>::load(int channel, int from, int to) const {
   constexpr int W = Vec<T>::width;
   const int columns = (width + W - 1) / W * W;
   // Steps of an odd number of cache lines, or a column would lie in few of the cache's sets.
   constexpr int kLine = 64 / sizeof(T);
   const ptrdiff_t stride = ((columns + 2 * kMargin + kLine - 1) / kLine | 1) * kLine;
   const ptrdiff_t images = stride * (kBand + 4 * kRadius), maps = stride * (kBand + 2 * kRadius);
-  const int bands = (height + kBand - 1) / kBand, tasks = 3 * bands;
+  static thread_local Buffer<T> memory;
+  T* at = memory.ensure(2 * images + 7 * maps);
+  const int first = from + kRadius;  // of the rows that can be compared
+  auto rows = [&](ptrdiff_t size, int first_row) {
+    const Rows<T> taken = {at, stride, first_row};
+    at += size;
+    return taken;
+  };
+  const Band<T> band = {width, height, columns, channel, image, target, mask,
+                        rows(images, from), rows(images, from),
+                        {rows(maps, first), rows(maps, first), rows(maps, first), rows(maps, first)},
+                        rows(maps, first), rows(maps, first), rows(maps, first)};
+  for (int row = from; row < to; ++row) band.load(row);
+  return band;
+}
+
+}  // namespace
+
+// A task takes a band of rows of one channel through all passes, so that nothing leaves the cache in between. A squared
+// error's gradient needs that of the whole picture first.
+template <class T>
+double photometric_loss(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* gradient,
+                        bool squared) {
+  const Comparison<T> comparison = {width, height, image, target, mask};
+  const int tasks = 3 * comparison.bands();
   static thread_local Buffer<double> sums;
   double* const partial = sums.ensure(2 * size_t(tasks));
   const double elements = 3.0 * width * height;
-  auto band_of = [&](int task, int from, int to) {  // with the pixels of rows `from` to `to` − 1
-    static thread_local Buffer<T> memory;
-    T* at = memory.ensure(2 * images + 7 * maps);
-    const int first = from + kRadius;  // of the rows that can be compared
-    auto rows = [&](ptrdiff_t size, int first_row) {
-      const Rows<T> taken = {at, stride, first_row};
-      at += size;
-      return taken;
-    };
-    const Band<T> band = {width, height, columns, task % 3, image, target, mask,
-                          rows(images, from), rows(images, from),
-                          {rows(maps, first), rows(maps, first), rows(maps, first), rows(maps, first)},
-                          rows(maps, first), rows(maps, first), rows(maps, first)};
-    for (int row = from; row < to; ++row) band.load(row);
-    return band;
-  };
-  auto begin_of = [](int task) { return task / 3 * kBand; };
-  auto end_of = [&](int task) { return std::min(begin_of(task) + kBand, height); };
 
   double squares = 0;
   if (squared) {
     parallel_for(tasks, [&](int task) {
-      const Band<T> band = band_of(task, begin_of(task), end_of(task));
+      const int begin = comparison.begin(task / 3), end = comparison.end(task / 3);
+      const Band<T> band = comparison.load(task % 3, begin, end);
       partial[task] = 0;
-      for (int row = begin_of(task); row < end_of(task); ++row) partial[task] += band.squares(row);
+      for (int row = begin; row < end; ++row) partial[task] += band.squares(row);
     });
     for (int task = 0; task < tasks; ++task) squares += partial[task];
   }
   const LossWeights<T> weights = squared ? squared_loss_weights<T>(elements, T(squared_slope(squares, elements)))
                                          : loss_weights<T>(elements);
   parallel_for(tasks, [&](int task) {
-    const int begin = begin_of(task), end = end_of(task);
+    const int begin = comparison.begin(task / 3), end = comparison.end(task / 3);
     const int halo = gradient ? kRadius : 0, first = begin - halo, last = end + halo;  // of the rows to compare
-    const Band<T> band = band_of(task, first - kRadius, last + kRadius);
+    const Band<T> band = comparison.load(task % 3, first - kRadius, last + kRadius);
     band.blur_images(first, last);
     double l1 = 0, ssim = 0, elsewhere = 0;
     for (int row = first; row < last; ++row) {
@@ -281,8 +311,26 @@ double photometric_loss(int width, int height, const T* image, const uint8_t* ta
   return squared ? squared_photometric_value(squares, ssim, elements) : photometric_value(l1, ssim, elements);
 }
 
+// A task takes a band of rows of all channels, so that it alone writes its pixels.
+template <class T>
+void dissimilarity(int width, int height, const T* image, const uint8_t* target, const uint8_t* mask, T* out) {
+  const Comparison<T> comparison = {width, height, image, target, mask};
+  parallel_for(comparison.bands(), [&](int task) {
+    const int begin = comparison.begin(task), end = comparison.end(task);
+    T *const first = out + size_t(begin) * width, *const last = out + size_t(end) * width;
+    clear(first, last);
+    for (int channel = 0; channel < 3; ++channel) {
+      const Band<T> band = comparison.load(channel, begin - kRadius, end + kRadius);
+      band.blur_images(begin, end);
+      for (int row = begin; row < end; ++row) band.add_similarity(row, out + size_t(row) * width);
+    }
+    for (T* pixel = first; pixel < last; ++pixel) *pixel = mean_dissimilarity(*pixel);
+  });
+}
+
 #define GNS_INSTANTIATE(T)                                                                                        \
-  template double photometric_loss<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*, bool);
+  template double photometric_loss<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*, bool);              \
+  template void dissimilarity<T>(int, int, const T*, const uint8_t*, const uint8_t*, T*);
 GNS_INSTANTIATE(float)
 GNS_INSTANTIATE(double)
 

@@ -1,4 +1,5 @@
-// The photometric loss of loss_math.h; a block a tile of 16×16 pixels of one channel (blockIdx.z).
+// The photometric loss of loss_math.h, a block a tile of 16×16 pixels of one channel (blockIdx.z), and the map of
+// dissimilarity, a block a tile.
 #include "device.cuh"
 #include "loss_math.h"
 
@@ -65,14 +66,14 @@ GNS_DEVICE float sum_of_block(float value, float* scratch) {
   return sum;
 }
 
-struct MapsShared {
+struct ComparisonShared {
   float x[kHalo][kHalo], y[kHalo][kHalo];
   float rows[4][kHalo][kTile];
-  float scratch[kLossThreads / kWarp];
 };
 
-GNS_DEVICE void loss_maps(const Images& in, bool squared, float* maps, float* partial, MapsShared& shared) {
-  const int channel = blockIdx.z, left = blockIdx.x * kTile, top = blockIdx.y * kTile;
+// SSIM of this thread's pixel in one channel, with its derivatives. All threads of the block must call.
+GNS_DEVICE Ssim<float> compare(const Images& in, int channel, ComparisonShared& shared) {
+  const int left = blockIdx.x * kTile, top = blockIdx.y * kTile;
   const int thread = threadIdx.y * kTile + threadIdx.x;
   for (int cell = thread; cell < kHalo * kHalo; cell += kLossThreads) {
     const int row = cell / kHalo, column = cell % kHalo;
@@ -92,14 +93,23 @@ GNS_DEVICE void loss_maps(const Images& in, bool squared, float* maps, float* pa
         value[3] = x * y;
       },
       blurred);
+  return ssim_terms(blurred[0], blurred[1], blurred[2], blurred[3]);
+}
 
-  const int column = left + threadIdx.x, row = top + threadIdx.y;
+struct MapsShared {
+  ComparisonShared images;
+  float scratch[kLossThreads / kWarp];
+};
+
+GNS_DEVICE void loss_maps(const Images& in, bool squared, float* maps, float* partial, MapsShared& shared) {
+  const int channel = blockIdx.z, thread = threadIdx.y * kTile + threadIdx.x;
+  const int column = blockIdx.x * kTile + threadIdx.x, row = blockIdx.y * kTile + threadIdx.y;
+  const Ssim<float> terms = compare(in, channel, shared.images);
   float error = 0.0f, ssim = 0.0f;
   if (column < in.width && row < in.height) {
-    const Ssim<float> terms = ssim_terms(blurred[0], blurred[1], blurred[2], blurred[3]);
     ssim = terms.value;
-    const float difference = shared.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
-                             shared.y[threadIdx.y + kRadius][threadIdx.x + kRadius];
+    const float difference = shared.images.x[threadIdx.y + kRadius][threadIdx.x + kRadius] -
+                             shared.images.y[threadIdx.y + kRadius][threadIdx.x + kRadius];
     error = squared ? difference * difference : fabsf(difference);
     if (maps) {
       const size_t plane = size_t(in.width) * in.height, at = channel * plane + size_t(row) * in.width + column;
@@ -114,6 +124,14 @@ GNS_DEVICE void loss_maps(const Images& in, bool squared, float* maps, float* pa
     partial[2 * block] = error_sum;
     partial[2 * block + 1] = ssim_sum;
   }
+}
+
+GNS_DEVICE void dissimilarity(const Images& in, float* out, ComparisonShared& shared) {
+  float similarities = 0.0f;
+#pragma unroll 1
+  for (int channel = 0; channel < 3; ++channel) similarities += compare(in, channel, shared).value;
+  const int column = blockIdx.x * kTile + threadIdx.x, row = blockIdx.y * kTile + threadIdx.y;
+  if (column < in.width && row < in.height) out[size_t(row) * in.width + column] = mean_dissimilarity(similarities);
 }
 
 struct GradientShared {
@@ -162,6 +180,14 @@ extern "C" __global__ void __launch_bounds__(256)
               int squared, float* maps, float* partial) {
   __shared__ gns::MapsShared shared;
   gns::loss_maps({width, height, image, target, mask}, squared != 0, maps, partial, shared);
+}
+
+// Room for four blocks on a multiprocessor: where eight must fit, registers spill on some GPUs.
+extern "C" __global__ void __launch_bounds__(256, 4)
+    dissimilarity(int width, int height, const float* image, const unsigned char* target, const unsigned char* mask,
+                  float* out) {
+  __shared__ gns::ComparisonShared shared;
+  gns::dissimilarity({width, height, image, target, mask}, out, shared);
 }
 
 extern "C" __global__ void __launch_bounds__(256)

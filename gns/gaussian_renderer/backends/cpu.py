@@ -108,6 +108,13 @@ class CpuBackend:
 
         return image.new_tensor(loss), backward
 
+    def dissimilarity(self, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """See `Backend.dissimilarity`."""
+        out = image.new_empty(image.shape[1:])
+        seen = None if mask is None else mask.view(torch.uint8)
+        _kernels[image.dtype].dissimilarity(*as_arrays(image, target, seen, out))
+        return out
+
     def adam(self, groups: Sequence[AdamGroup], beta1: float, beta2: float, epsilon: float) -> None:
         """See `Backend.adam`."""
         _native.adam(

@@ -130,6 +130,15 @@ class GpuBackend:
 
         return loss[0], backward
 
+    def dissimilarity(self, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """See `Backend.dissimilarity`."""
+        height, width = target.shape[:2]
+        out = image.new_empty((height, width))
+        seen = None if mask is None else mask.view(torch.uint8)
+        grid = (blocks_of(width, LOSS_TILE), blocks_of(height, LOSS_TILE))
+        self.kernels.launch("dissimilarity", grid, width, height, image, target, seen, out)
+        return out
+
     def adam(self, groups: Sequence[AdamGroup], beta1: float, beta2: float, epsilon: float) -> None:
         """See `Backend.adam`: one launch for as many groups as it takes."""
         most = table.ADAM_TENSORS

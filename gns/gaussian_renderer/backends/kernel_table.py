@@ -14,7 +14,7 @@ One rendering, and its way back; N Gaussians, M tile instances, room for C of th
     ranges (ranges_wide)          tile_ranges, list, slots, list_halves
     blend | blend_score | score   image, alpha | + scores | scores alone;  sum_scores: importance
       | blend_maps                image, alpha, inverse_depth, counts
-    loss_maps, loss_sum, loss_gradient
+    loss_maps, loss_sum, loss_gradient;  dissimilarity
     blend_backward                packets, one a slot; every slot is written
       | blend_backward_screen       … with the sums for abs_mean2d, which are zero without
       | blend_backward_depth        … and with that of a gradient by the inverse depth
@@ -366,6 +366,19 @@ _KERNELS = (
             _floats("maps", _MAPS),
             _floats("scale", "[1], multiplies the gradient; None is 1", optional=True),
             _floats("gradient", "[3, H, W]"),
+        ),
+    ),
+    Kernel(
+        "dissimilarity",
+        "loss.cu",
+        (16, 16, 1),
+        "(ceil(W/16), ceil(H/16), 1)",
+        (
+            *_integers("width height"),
+            _floats("image", "[3, H, W]"),
+            _TARGET,
+            _MASK,
+            _floats("out", "[H, W]"),
         ),
     ),
     Kernel(

@@ -186,6 +186,10 @@ class Backend(Protocol):
         """
         ...
 
+    def dissimilarity(self, image: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """The map of `gns.losses.dissimilarity`. Takes what `photometric_loss` takes."""
+        ...
+
     def adam(self, groups: Sequence[AdamGroup], beta1: float, beta2: float, epsilon: float) -> None:
         """One plain step for each group, whatever its `merged`; no tensor is empty. See `gns.model.adam.adam_step`."""
         ...

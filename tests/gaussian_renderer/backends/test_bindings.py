@@ -77,6 +77,10 @@ def loss(module: Any, arrays: Arrays) -> None:
     module.photometric_loss(arrays["image"], arrays["target"], arrays["mask"], arrays["gradient"])
 
 
+def dissimilarity(module: Any, arrays: Arrays) -> None:
+    module.dissimilarity(arrays["image"], arrays["target"], arrays["mask"], arrays["out"])
+
+
 def adam(_: Any, arrays: Arrays) -> None:
     native.load().adam([tuple(arrays.values())], [0.1], [1], 0.9, 0.999, 1e-15)
 
@@ -110,6 +114,11 @@ CALLS = {
         loss,
         image_shapes(HEIGHT, WIDTH, "mask") | {"target": (HEIGHT, WIDTH, 3), "gradient": (3, HEIGHT, WIDTH)},
         ("gradient",),
+    ),
+    "dissimilarity": Call(
+        dissimilarity,
+        image_shapes(HEIGHT, WIDTH, "mask") | {"target": (HEIGHT, WIDTH, 3), "out": (HEIGHT, WIDTH)},
+        ("out",),
     ),
     "adam": Call(
         adam,
@@ -201,6 +210,7 @@ def test_arrays_of_any_sizes_are_taken_or_refused(drawn: list[int], odd: int, pr
     module = getattr(native.load(), precision)
     shapes = group_shapes(count) | image_shapes(height, width, "edges", "alpha", "inverse_depth", "counts", "mask")
     shapes |= {"radii": (count,), "importance": (count,), "target": (height, width, 3), "gradient": (3, height, width)}
+    shapes |= {"out": (height, width)}
     for number, size in enumerate(drawn[3 : 3 + odd]):
         name = sorted(shapes)[(number * 7 + size) % len(shapes)]
         shapes[name] = (*shapes[name][:-1], size)
@@ -209,6 +219,8 @@ def test_arrays_of_any_sizes_are_taken_or_refused(drawn: list[int], odd: int, pr
         rendering(module, arrays, width, height)
     with suppress(ValueError):
         loss(module, arrays)
+    with suppress(ValueError):
+        dissimilarity(module, arrays)
 
 
 def test_a_picture_goes_back_by_the_instruction_set_that_drew_it() -> None:
