@@ -12,7 +12,7 @@
 namespace gns {
 
 constexpr double kErrorShare = 0.8, kSsimShare = 0.2;
-constexpr double kSquaredErrorShare = 0.7, kSquaredSsimShare = 0.3;
+constexpr double kSquaredErrorShare = 0.6, kSquaredSsimShare = 0.4;
 constexpr double kC1 = 0.01 * 0.01, kC2 = 0.03 * 0.03;  // Wang et al., §III, for values from 0 to 1
 
 // The window: exp(−d²/(2·1.5²)) for d = −5 .. 5 pixels, normalised to sum one; both ways, columns and rows.

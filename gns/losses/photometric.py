@@ -23,7 +23,7 @@ def photometric_loss(
 ) -> Tensor:
     """0.8·mean|x − y| + 0.2·(1 − mean SSIM), means over all pixels and channels (Kerbl et al. 2023, eq. 7).
 
-    `squared`: 0.7·√(mean (x − y)²) + 0.3·(1 − mean SSIM), whose error is what PSNR is the logarithm of. (Its gradient
+    `squared`: 0.6·√(mean (x − y)²) + 0.4·(1 − mean SSIM), whose error is what PSNR is the logarithm of. (Its gradient
     at x = y is taken to be 0.)
 
     SSIM (Wang et al. 2004) with a Gaussian window of 11 pixels, σ = 1.5, zero padding. With a mask both images are

@@ -5,6 +5,7 @@ A date is an iteration, counted from 1. Every field of a `Calendar` that holds d
     Date       an iteration                        rounded
     Instant    a point of a curve between dates    not rounded
     Interval   a number of iterations              rounded, at least 1
+    Fixed      an iteration of every run           as it is
     Dates      a range or a tuple of iterations    its members rounded, the last one included
 
 Published code only truncates a shorter run, so that what is late in the calendar never happens there.
@@ -32,6 +33,10 @@ def _scaled_instant(instant: float, factor: float, shift: float) -> float:
     return instant * factor + shift
 
 
+def _fixed_date(date: int, factor: float, shift: float) -> int:
+    return date
+
+
 def _scaled_interval(interval: int, factor: float, shift: float) -> int:
     return max(1, round(interval * factor))
 
@@ -45,6 +50,7 @@ def _scaled_dates(dates: range | tuple[int, ...], factor: float, shift: float) -
 
 
 Date = Annotated[int, _scaled_date]
+Fixed = Annotated[int, _fixed_date]
 Instant = Annotated[float, _scaled_instant]
 Interval = Annotated[int, _scaled_interval]
 Dates = Annotated[range, _scaled_dates]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from gns.rules.calendar import Calendar, Date, Instant, Interval
+from gns.rules.calendar import Calendar, Date, Fixed, Instant, Interval
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class StepPeriod(Calendar):
 
 @dataclass(frozen=True)
 class PhotoSize(Calendar):
-    """How many times smaller each side of a photo is, up to and including iteration `last`."""
+    """How many times smaller each side of a photo is, up to and including iteration `last`, but not after `at_most`."""
 
     last: Date
     divisor: float
+    at_most: Fixed
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Optimisation(Calendar):
 
     def photo_divisor(self, it: int) -> float:
         """How many times smaller each side of a photo is at `it`."""
-        return next((size.divisor for size in self.photo_sizes if it <= size.last), 1.0)
+        return next((size.divisor for size in self.photo_sizes if it <= min(size.last, size.at_most)), 1.0)
 
     def squared_error(self, it: int) -> bool:
         """Whether the photometric loss of `it` is the one with a squared error."""

@@ -53,6 +53,8 @@ def test_coarse_to_fine_reduces_photos_at_first() -> None:
     natural = Refinements(coarse_to_fine=True).applied(METHODS["gns"].schedules["standard"]).optimisation
     optimisation = natural.scaled(1_000 / natural.iterations)
     assert [optimisation.photo_divisor(it) for it in (1, 100, 101, 300, 301, 1_000)] == [4, 4, 2, 2, 1, 1]
+    whole_run = [natural.photo_divisor(it) for it in (1, 700, 701, 2_100, 2_101, 9_000)]
+    assert natural.iterations == 30_000 and whole_run == [4, 4, 2, 2, 1, 1], "no longer than in a run of 7,000"
 
 
 def test_larger_steps_multiply_the_step_sizes_of_all_but_opacities() -> None:
@@ -119,7 +121,7 @@ def test_growth_in_a_quarter_of_the_run_leaves_the_rest_to_what_follows() -> Non
     assert (phase.pulse_interval, phase.recovery) == (50, 1_000)
     optimisation = refined.optimisation
     assert optimisation.iterations == 30_000 and optimisation.rates == published.optimisation.rates
-    assert [optimisation.photo_divisor(it) for it in (1_500, 1_501, 4_500, 4_501)] == [4, 2, 2, 1]
+    assert [optimisation.scaled(0.1).photo_divisor(it) for it in (150, 151, 450, 451)] == [4, 2, 2, 1]
     assert [optimisation.squared_error(it) for it in (7_500, 7_501)] == [False, True]
     assert [optimisation.sh_degree(it) for it in (499, 500, 1_500)] == [0, 1, 3]
     periods = [(period.last, period.period) for period in optimisation.step_periods]

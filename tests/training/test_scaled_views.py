@@ -94,7 +94,7 @@ def test_training_begins_with_reduced_photos(scene: Scene, monkeypatch: pytest.M
         return render(camera, *arguments, **options)
 
     monkeypatch.setattr(loop, "render", noting)
-    trainer = Trainer(tiny_config(iterations=20, preset="best"), scene)
+    trainer = Trainer(tiny_config(iterations=20, coarse_to_fine=True), scene)
     state = trainer.begin()
     seen_by_rules = []
     for _ in range(20):
