@@ -221,7 +221,7 @@ class EdgeGrowth(Rule[GrowthState]):
             return survey(population.gaussians, surveyed, self.run.team)
 
         def unlike(view: View) -> Tensor:
-            return dissimilarity(population.gaussians, view, self.run.background)
+            return photo_dissimilarity(population.gaussians, view, self.run.background)
 
         return survey(population.gaussians, surveyed, self.run.team, unlike)
 
@@ -231,7 +231,7 @@ def photo_edges(view: View) -> Tensor:
     return view.edges
 
 
-def dissimilarity(gaussians: Gaussians, view: View, background: Tensor | Sequence[float]) -> Tensor:
+def photo_dissimilarity(gaussians: Gaussians, view: View, background: Tensor | Sequence[float]) -> Tensor:
     """How unlike the photo its rendering is around each pixel, [H, W]: 1 − SSIM, not negative, mean of the channels.
 
     Growth by structural dissimilarity is that of Rota Bulò et al., arXiv 2404.06109.

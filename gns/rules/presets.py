@@ -77,6 +77,7 @@ class Refinements:
 
 
 PUBLISHED = Refinements()
+# Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more.
 BETTER = Refinements(coarse_to_fine=True, larger_steps=True, squared_error=True, error_growth=True, growth_share=0.4)
 # An iteration on the dense model takes about three times as long as one after selection. Where time and not iterations
 # are given, growth in a third of them leaves time for more of the others. In a quarter it is too short for many photos.

@@ -229,11 +229,11 @@ def run(folder: Path) -> None:
         except Exception:
             results[scenario.__name__] = {"error": traceback.format_exc()}
     print(json.dumps(results), flush=True)
-    # Not by way of Python's own end. Threads of autograd let go of what they last held whenever they get to it, and one
-    # that asks for the interpreter while that ends takes the process with it (pytorch/pytorch#38228, #190489). Seen
-    # here once, under load. A run of train.py writes and scores its model between its last backward pass and its end.
-    os._exit(0)
 
 
 if __name__ == "__main__":
     run(Path(sys.argv[3]))
+    # Not by way of Python's own end. Threads of autograd let go of what they last held whenever they get to it, and one
+    # that asks for the interpreter while that ends takes the process with it (pytorch/pytorch#38228, #190489). Seen
+    # here once, under load. A run of train.py writes and scores its model between its last backward pass and its end.
+    os._exit(0)

@@ -24,8 +24,8 @@ from gns.rules.edge_growth import (
     GrowthCalendar,
     GrowthState,
     all_but_faintest,
-    dissimilarity,
     long_axis_split,
+    photo_dissimilarity,
     survey,
 )
 from gns.scene import Camera, Gaussians, View
@@ -204,17 +204,17 @@ def test_survey_of_views_that_see_nothing() -> None:
 def test_dissimilarity_is_what_ssim_lacks_where_pixels_count() -> None:
     gaussians, (view,) = _gaussians(20), _views(1)
     background = torch.tensor([0.2, 0.4, 0.6])
-    unlike = dissimilarity(gaussians, view, background)
+    unlike = photo_dissimilarity(gaussians, view, background)
     image = reference.render(view.camera, gaussians, background).image
     photo = view.image.movedim(-1, 0).float() / 255
     assert unlike.shape == view.image.shape[:2] and unlike.min() >= 0
     assert float(unlike.mean()) == pytest.approx(1 - metrics.ssim(image.float(), photo), abs=1e-4)
     mask = torch.ones(view.image.shape[:2], dtype=torch.bool)
     mask[:, 12:] = False
-    masked = dissimilarity(gaussians, replace(view, mask=mask), background)
+    masked = photo_dissimilarity(gaussians, replace(view, mask=mask), background)
     assert masked[:, 17:].abs().max() < 1e-6 < masked[:, :12].mean()  # half a window beyond the mask
     drawn = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1)
-    assert dissimilarity(gaussians, replace(view, image=drawn), background).mean() < 0.05 * unlike.mean()
+    assert photo_dissimilarity(gaussians, replace(view, image=drawn), background).mean() < 0.05 * unlike.mean()
 
 
 def test_growth_by_error_surveys_what_is_unlike_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_growth_by_error_surveys_what_is_unlike_the_photos(monkeypatch: pytest.M
 
     monkeypatch.setattr("gns.rules.edge_growth.renderer.importance", spy)
     population, views = _population([1e-3] * 60), _views(1)
-    expected = dissimilarity(population.gaussians, views[0], torch.zeros(3))
+    expected = photo_dissimilarity(population.gaussians, views[0], torch.zeros(3))
     for by_error, weights in ((False, views[0].edges), (True, expected)):
         _densify(_population([1e-3] * 60), 1_300, views, calendar=replace(STANDARD, by_error=by_error))
         assert torch.equal(asked.pop(), weights) and not asked
