@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the six options that follow go before it",
+            + "; the seven options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -139,6 +139,13 @@ class Config(MachineConfig):
     growth_share: float | None = field(
         default=None,
         metadata=option("share of the run in which the model grows; published: 0.5", group="training"),
+    )
+    weight_averaging: float | None = field(
+        default=None,
+        metadata=option(
+            "share of the run, at its end, over whose steps of the optimiser the model is the mean; published: 0",
+            group="training",
+        ),
     )
     exposure: bool = field(
         default=False,
@@ -183,6 +190,8 @@ class Config(MachineConfig):
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         if not 0.1 <= self.refinements.growth_share <= 0.7:  # beyond it a run would end before its selection
             raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.7")
+        if not 0 <= self.refinements.weight_averaging <= 0.2:  # beyond it some schedules still take Gaussians out
+            raise UserError(f"--weight-averaging is {self.weight_averaging}: it must be from 0 to 0.2")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if self.exposure and self.random_background:
             raise UserError("--exposure and --random-background go together with nothing that is seen: leave one out")

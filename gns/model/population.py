@@ -49,6 +49,20 @@ class Split:
 
 
 @dataclass(eq=False)
+class _Mean:
+    """The mean of the parameters that are drawn over some steps of the optimiser, by group."""
+
+    values: dict[str, Tensor]  # [N, ...], stored as planes
+    steps: int = 1
+
+    def add(self, parameters: Mapping[str, Tensor]) -> None:
+        """Count the parameters of one more step."""
+        self.steps += 1
+        for name, values in parameters.items():
+            self.values[name].lerp_(values, 1 / self.steps)
+
+
+@dataclass(eq=False)
 class _Group:
     """One parameter group: four tensors of the same shape [N, ...], stored as planes."""
 
@@ -157,6 +171,7 @@ class Population:
         self._antialiased = gaussians.antialiased
         self._scratch = Workspace(gaussians.means.device)
         self._followed: Tensor | None = None
+        self._mean: _Mean | None = None
         self.born = self.died = 0  # Gaussians added and dropped so far; a split adds one fewer than it has children
         self.gradients_are_zero = True  # as far as is known: whoever lets some grow must say so
         self.gaussians = self._view()
@@ -176,6 +191,31 @@ class Population:
     def opacities(self) -> Tensor:
         """α = sigmoid(logit), [N], outside autograd."""
         return torch.sigmoid(self.gaussians.opacity_logits.detach())
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Let the parameters that are drawn, as they are now, count towards their `mean`.
+
+        The mean over the last steps of a run lies nearer to the optimum than the last of them, which the noise of
+        single views, and step sizes that do not fall, keep moving about it (Polyak and Juditsky 1992; Izmailov et al.
+        2018, arXiv 1803.05407). Where Gaussians come, go or are changed otherwise it begins anew.
+        """
+        parameters = {name: self._groups[name].parameter.detach() for name in GROUPS}
+        if self._mean is None:
+            self._mean = _Mean({name: values.clone() for name, values in parameters.items()})
+        else:
+            self._mean.add(parameters)
+
+    def forget_mean(self) -> None:
+        """Let no step count towards the mean any more that was made before."""
+        self._mean = None
+
+    @property
+    def mean(self) -> Gaussians | None:
+        """The mean of all that `average` has seen, outside autograd; None where that is nothing."""
+        if self._mean is None:
+            return None
+        return Gaussians(*(self._mean.values[name] for name in GROUPS), antialiased=self._antialiased)
 
     def extra(self, name: str) -> Tensor:
         """The values of an `Extra`, [N] or [N, width]: a leaf of autograd where it is trained. Raises KeyError."""
@@ -228,6 +268,7 @@ class Population:
 
         `origins` [K] are the rows that they inherit from.
         """
+        self._mean = None
         appended = self._appended(values, origins)
         for name, group in self._groups.items():
             group.overwrite(rows, appended[name])
@@ -248,6 +289,7 @@ class Population:
         edit = _Edit(survivors, 0 if children is None else len(children))
         if len(edit) == 0:
             raise UserError("no Gaussian is left: check the camera poses and the masks of the scene, they cannot fit")
+        self._mean = None
         appended = {} if children is None or origins is None else self._appended(children, origins)
         for name, group in self._groups.items():
             group.edit(edit, appended.get(name))
@@ -262,6 +304,7 @@ class Population:
     @torch.no_grad()
     def reset_opacities(self, ceiling: float) -> None:
         """α ← min(α, ceiling); the momentum that would carry it back up is forgotten, the step count is not."""
+        self._mean = None
         group = self._groups["opacity_logits"]
         group.parameter.clamp_(max=float(torch.logit(torch.tensor(ceiling, dtype=torch.float64))))
         group.first_moment.zero_()
@@ -298,6 +341,7 @@ class Population:
         return {
             "groups": {name: group.state_dict() for name, group in self._groups.items()},
             "statistics": dict(self._statistics),
+            "mean": None if self._mean is None else {"values": dict(self._mean.values), "steps": self._mean.steps},
         }
 
     @staticmethod
@@ -343,5 +387,10 @@ class Population:
             group.load_state_dict(groups[name])
         for name, statistic in population._statistics.items():
             statistic.copy_(statistics[name])
+        if (mean := state.get("mean")) is not None:
+            kept = {name: as_planes(mean["values"][name].to(device)) for name in GROUPS}
+            if any(values.shape != population._groups[name].parameter.shape for name, values in kept.items()):
+                raise ValueError("its mean is of other Gaussians")
+            population._mean = _Mean(kept, int(mean["steps"]))
         population.gradients_are_zero = not any(bool(group.gradient.any()) for group in population._groups.values())
         return population

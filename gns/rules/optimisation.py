@@ -54,10 +54,11 @@ class Optimisation(Calendar):
     rates: LearningRates
     photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
     squared_after: Instant = math.inf  # the loss takes the error squared from then on
+    averaged_after: Instant = math.inf  # the model is the mean of the parameters from then on
 
     def paced(self, share: float) -> Optimisation:
         """The same with all dates of the first half of the run in that `share` of it, and those of the second in the
-        rest; iterations to a step stay as they are, and so do the step sizes at an iteration."""
+        rest; iterations to a step stay as they are, and so do the step sizes at an iteration and the averaging."""
         middle, before, after = self.iterations / 2, 2 * share, 2 * (1 - share)
 
         def moved(date: float) -> float:
@@ -78,6 +79,10 @@ class Optimisation(Calendar):
     def squared_error(self, it: int) -> bool:
         """Whether the photometric loss of `it` is the one with a squared error."""
         return it > self.squared_after
+
+    def averages(self, it: int) -> bool:
+        """Whether the parameters after `it` count towards the mean that is the model."""
+        return it > self.averaged_after
 
     def sh_degree(self, it: int) -> int:
         """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""

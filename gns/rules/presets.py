@@ -28,6 +28,7 @@ class Refinements:
     dense_model: float = 1.0  # times the number of Gaussians that selection begins with
     error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
+    weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
 
     def applied(self, calendars: Calendars) -> Calendars:
         """A method's calendars with them, at its natural length."""
@@ -46,6 +47,7 @@ class Refinements:
             rates=rates,
             photo_sizes=sizes if self.coarse_to_fine else (),
             squared_after=PUBLISHED_SHARE * published.iterations if self.squared_error else math.inf,
+            averaged_after=(1 - self.weight_averaging) * published.iterations if self.weight_averaging else math.inf,
         )
         return self._paced(Calendars(optimisation, tuple(map(self._grown, calendars.rules))))
 
@@ -78,7 +80,14 @@ class Refinements:
 
 PUBLISHED = Refinements()
 # Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more.
-BETTER = Refinements(coarse_to_fine=True, larger_steps=True, squared_error=True, error_growth=True, growth_share=0.4)
+BETTER = Refinements(
+    coarse_to_fine=True,
+    larger_steps=True,
+    squared_error=True,
+    error_growth=True,
+    growth_share=0.4,
+    weight_averaging=0.05,
+)
 # An iteration on the dense model takes about three times as long as one after selection. Where time and not iterations
 # are given, growth in a third of them leaves time for more of the others. In a quarter it is too short for many photos.
 QUICK = replace(BETTER, growth_share=1 / 3)

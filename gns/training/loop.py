@@ -126,6 +126,7 @@ class Trainer:
             part.step(it)
         for rule in rules:
             memory[rule.name] = rule.stepped(memory[rule.name], state.population, it, state.generators)
+        self._average(state, it)
         state.iteration = it
 
     def _learn(self, state: TrainState, it: int, add_loss: AddLoss | None) -> bool:
@@ -225,6 +226,14 @@ class Trainer:
         due = [name for name in names if it % periods[name] == 0]
         if due:
             state.population.step(due, self._rates(state, it), self._merged_steps(it, periods))
+
+    def _average(self, state: TrainState, it: int) -> None:
+        """Let the parameters count towards their mean where that is due and they have changed."""
+        optimisation = self.plan.optimisation
+        if not optimisation.averages(it):  # of a run that was once to end sooner there may be one
+            state.population.forget_mean()
+        elif it % optimisation.iterations_per_step(it, ["means"])["means"] == 0:
+            state.population.average()
 
     def _rates(self, state: TrainState, it: int) -> dict[str, float]:
         """Step size of every parameter group at `it`."""

@@ -75,16 +75,26 @@ class TrainState:
 
     def rendered(self) -> Gaussians:
         """What is drawn: the population's Gaussians, or what the rules make of them. Differentiable."""
-        gaussians = self.population.gaussians
+        return self._drawn(self.population.gaussians)
+
+    def _drawn(self, gaussians: Gaussians) -> Gaussians:
         for rule in self.plan.rules:
             gaussians = rule.rendered(self.rules[rule.name], self.population, gaussians)
         return gaussians
 
     @property
     def gaussians(self) -> Gaussians:
-        """The model as it is drawn at the moment, in the world: a copy, outside autograd."""
+        """The model as it is drawn at the moment, in the world: a copy, outside autograd.
+
+        Where parameters are averaged it is made of their mean.
+        """
         with torch.no_grad():
-            return self.rendered().mapped(lambda values: values.detach().clone()).in_world(self.frame)
+            mean = self.population.mean
+            return (
+                self._drawn(self.population.gaussians if mean is None else mean)
+                .mapped(lambda values: values.detach().clone())
+                .in_world(self.frame)
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors, numbers and strings. Its tensors are the live ones: save them before going on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -364,6 +365,59 @@ def test_saved_and_loaded_to_the_bit() -> None:
         one.step(one.groups, RATES, ONCE)
         one.append(_gaussians(2, seed=9), torch.tensor([3, 4]))
     assert same_state(loaded.state_dict(), population.state_dict())
+
+
+def _averaged() -> Population:
+    """A population that has averaged the parameters after three steps."""
+    population = _lived_in()
+    for seed in (5, 6, 7):
+        _add_gradients(population, seed)
+        population.step(population.groups, RATES, ONCE)
+        population.average()
+    return population
+
+
+def test_a_mean_is_saved_and_goes_on_to_the_bit() -> None:
+    population = _averaged()
+    file = io.BytesIO()
+    torch.save(population.state_dict(), file)
+    file.seek(0)
+    loaded = Population.from_state_dict(torch.load(file, weights_only=True), EXTRAS)
+    for one in (population, loaded):
+        one.step(one.groups, RATES, ONCE)
+        one.average()
+    assert loaded.state_dict()["mean"]["steps"] == 4
+    assert same_state(loaded.state_dict(), population.state_dict())
+
+
+def test_a_mean_is_of_those_who_are_there() -> None:
+    """Whatever adds, drops or changes Gaussians begins it anew."""
+    one, origin = _gaussians(1, seed=9), torch.tensor([3])
+    edits: list[Callable[[Population], None]] = [
+        lambda population: population.keep(torch.arange(12) != 5),
+        lambda population: population.append(one, origin),
+        lambda population: population.split(Split(origin, one, origin)),
+        lambda population: population.overwrite(origin, one, origin),
+        lambda population: population.reset_opacities(0.3),
+        lambda population: population.forget_mean(),
+    ]
+    for edit in edits:
+        population = _averaged()
+        assert population.mean is not None and len(population.mean) == 12
+        edit(population)
+        assert population.mean is None
+        population.average()
+        mean = population.mean
+        assert mean is not None and same_state(
+            dict(mean.named_tensors()), {name: v.detach() for name, v in population.gaussians.named_tensors()}
+        )
+
+
+def test_a_mean_of_other_gaussians_is_refused() -> None:
+    saved = _averaged().state_dict()
+    saved["mean"] = {"values": dict(_gaussians(4).named_tensors()), "steps": 1}
+    with pytest.raises(ValueError, match="its mean is of other Gaussians"):
+        Population.from_state_dict(saved, EXTRAS)
 
 
 @pytest.mark.parametrize("kept", [(), EXTRAS[:3], EXTRAS[1:], (*EXTRAS[:2], Extra("other"), *EXTRAS[2:])])

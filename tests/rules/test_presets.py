@@ -76,6 +76,14 @@ def test_errors_are_squared_in_the_second_half() -> None:
             assert not any(optimisation_of(method, schedule).squared_error(it) for it in (1, 29_999, 10**9))
 
 
+@pytest.mark.parametrize("share", [0.4, 0.5])
+def test_parameters_are_averaged_at_the_end_wherever_growth_ends(share: float) -> None:
+    natural = Refinements(weight_averaging=0.05, growth_share=share).applied(METHODS["gns"].schedules["standard"])
+    optimisation = natural.optimisation.scaled(1_001 / 30_000)
+    assert [optimisation.averages(it) for it in (1, 950, 951, 1_001)] == [False, False, True, True]
+    assert not any(optimisation_of("gns", "standard").averages(it) for it in (1, 29_999, 10**9))
+
+
 def test_training_asks_for_the_loss_of_its_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -176,6 +184,8 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--dense-model", "larger"], "--dense-model"),
         (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.7"),
         (["--growth-share", "0.75"], "--growth-share is 0.75: it must be from 0.1 to 0.7"),
+        (["--weight-averaging", "-0.1"], "--weight-averaging is -0.1: it must be from 0 to 0.2"),
+        (["--weight-averaging", "0.3"], "--weight-averaging is 0.3: it must be from 0 to 0.2"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
 )
