@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the seven options that follow go before it",
+            + "; the eight options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -139,6 +139,14 @@ class Config(MachineConfig):
     growth_share: float | None = field(
         default=None,
         metadata=option("share of the run in which the model grows; published: 0.5", group="training"),
+    )
+    growth_interval: int | None = field(
+        default=None,
+        metadata=option(
+            "least iterations between two events of growth; a shorter run has them closer together than every 100",
+            group="training",
+            at_least=1,
+        ),
     )
     weight_averaging: float | None = field(
         default=None,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gns.rules.base import Chance, Rule, Stretch
-from gns.rules.calendar import Calendar, Date, Dates, Instant, SomeDates, every
+from gns.rules.calendar import Calendar, Date, Dates, Fixed, Instant, SomeDates, every
 from gns.utils.deferred import deferred
 
 if TYPE_CHECKING:
@@ -57,11 +57,22 @@ class Growth(Calendar):
     gradient_threshold: float = 3e-4  # smallest statistic of a candidate
     late_divisor: float = 1.5  # of that threshold, after `survey_until`, while there is room
     min_opacity: float = 0.005  # fainter Gaussians go at every event but the last
+    apart: Fixed = 1  # iterations from one event to the next at least, however short the run
+
+    def scaled(self, factor: float, shift: float = 0.0) -> Growth:
+        scaled = super().scaled(factor, shift)
+        return replace(scaled, densify=_apart(scaled.densify, self.apart))
 
     def budget(self, it: int, final_budget: int) -> int:
         """Number of Gaussians allowed after the event of iteration `it`: ⌊ceiling·B·√((it − from)/span)⌋, capped."""
         share = min(max((it - self.budget_from) / self.budget_span, 0.0), 1.0)
         return math.floor(self.ceiling * final_budget * math.sqrt(share))
+
+
+def _apart(dates: range, interval: int) -> range:
+    """As many of the dates as can be `interval` apart, the last one among them."""
+    last, interval = dates[-1], max(interval, dates.step)
+    return every(interval, last - (last - dates[0]) // interval * interval, last)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,15 @@ def test_errors_are_squared_in_the_second_half() -> None:
             assert not any(optimisation_of(method, schedule).squared_error(it) for it in (1, 29_999, 10**9))
 
 
+def test_events_of_growth_keep_their_distance_in_short_runs() -> None:
+    published = METHODS["gns"].schedules["standard"].rules[0]
+    growth, _ = Refinements(growth_interval=50).applied(METHODS["gns"].schedules["standard"]).rules
+    whole, short = (calendar.growths[0].densify for calendar in (growth, growth.scaled(0.1)))  # type: ignore[attr-defined]
+    assert whole == published.growths[0].densify == range(600, 14_901, 100)  # type: ignore[attr-defined]
+    assert published.scaled(0.1).growths[0].densify == range(60, 1_491, 10)  # type: ignore[attr-defined]
+    assert (short.step, short[0], short[-1], len(short)) == (50, 90, 1_490, 29)
+
+
 @pytest.mark.parametrize("share", [0.4, 0.5])
 def test_parameters_are_averaged_at_the_end_wherever_growth_ends(share: float) -> None:
     natural = Refinements(weight_averaging=0.05, growth_share=share).applied(METHODS["gns"].schedules["standard"])
@@ -184,6 +193,7 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--dense-model", "larger"], "--dense-model"),
         (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.7"),
         (["--growth-share", "0.75"], "--growth-share is 0.75: it must be from 0.1 to 0.7"),
+        (["--growth-interval", "0"], "--growth-interval"),
         (["--weight-averaging", "-0.1"], "--weight-averaging is -0.1: it must be from 0 to 0.2"),
         (["--weight-averaging", "0.3"], "--weight-averaging is 0.3: it must be from 0 to 0.2"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
