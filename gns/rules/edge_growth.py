@@ -60,8 +60,11 @@ class Growth(Calendar):
     apart: Fixed = 1  # iterations from one event to the next at least, however short the run
 
     def scaled(self, factor: float, shift: float = 0.0) -> Growth:
-        scaled = super().scaled(factor, shift)
-        return replace(scaled, densify=_apart(scaled.densify, self.apart))
+        return super().scaled(factor, shift).spaced(self.apart)
+
+    def spaced(self, interval: int) -> Growth:
+        """The same with at least `interval` iterations from one event to the next, here and at any other length."""
+        return replace(self, apart=interval, densify=_spaced(self.densify, interval))
 
     def budget(self, it: int, final_budget: int) -> int:
         """Number of Gaussians allowed after the event of iteration `it`: ⌊ceiling·B·√((it − from)/span)⌋, capped."""
@@ -69,7 +72,7 @@ class Growth(Calendar):
         return math.floor(self.ceiling * final_budget * math.sqrt(share))
 
 
-def _apart(dates: range, interval: int) -> range:
+def _spaced(dates: range, interval: int) -> range:
     """As many of the dates as can be `interval` apart, the last one among them."""
     last, interval = dates[-1], max(interval, dates.step)
     return every(interval, last - (last - dates[0]) // interval * interval, last)

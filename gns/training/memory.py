@@ -27,9 +27,9 @@ def training_bytes(gaussians: int, sh_degree: int, pixels: int, device: torch.de
     Without the photos.
 
     In bytes a Gaussian of degree 3: parameters, gradients and two moments 4 · 236, statistics 8; while rows are cut and
-    joined, the old parameters 236 and one new tensor, at most 180, and the mean of the last steps, when none are any
-    more, takes less; the rest is the renderer's. 1.8 M Gaussians at 1.6
-    megapixels come to 3.5 GB on a GPU; torch and the driver add half a gigabyte of their own.
+    joined, the old parameters 236 and one new tensor, at most 180 (the mean of the last steps, 236, comes when rows are
+    no longer cut); the rest is the renderer's. 1.8 M Gaussians at 1.6 megapixels come to 3.5 GB on a GPU; torch and the
+    driver add half a gigabyte of their own.
     """
     rest = 3 * ((sh_degree + 1) ** 2 - 1)
     parameters, largest = 4 * (14 + rest), 4 * max(rest, 4)

@@ -90,11 +90,8 @@ class TrainState:
         """
         with torch.no_grad():
             mean = self.population.mean
-            return (
-                self._drawn(self.population.gaussians if mean is None else mean)
-                .mapped(lambda values: values.detach().clone())
-                .in_world(self.frame)
-            )
+            drawn = self._drawn(self.population.gaussians if mean is None else mean)
+            return drawn.mapped(lambda values: values.detach().clone()).in_world(self.frame)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors, numbers and strings. Its tensors are the live ones: save them before going on."""

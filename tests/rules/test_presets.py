@@ -83,6 +83,8 @@ def test_events_of_growth_keep_their_distance_in_short_runs() -> None:
     assert whole == published.growths[0].densify == range(600, 14_901, 100)  # type: ignore[attr-defined]
     assert published.scaled(0.1).growths[0].densify == range(60, 1_491, 10)  # type: ignore[attr-defined]
     assert (short.step, short[0], short[-1], len(short)) == (50, 90, 1_490, 29)
+    rarer, _ = Refinements(growth_interval=400).applied(METHODS["gns"].schedules["standard"]).rules
+    assert rarer.growths[0].densify == range(900, 14_901, 400)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("share", [0.4, 0.5])
