@@ -53,9 +53,15 @@ def trained(scene: Scene, **changes: Any) -> TrainState:
     return train(scene, tiny_config(iterations=ITERATIONS, **changes))
 
 
+def learned_psnr(state: TrainState, scene: Scene) -> float:
+    """PSNR on the photos that were learned from, in dB: between seeds that of the few held-out ones scatters by 0.8 dB,
+    theirs by 0.2."""
+    return held_out_psnr(state.gaussians, replace(scene, test=scene.train))
+
+
 @pytest.fixture(scope="module")
 def psnr(scene: Scene) -> float:
-    return held_out_psnr(trained(scene).gaussians, scene)
+    return learned_psnr(trained(scene), scene)
 
 
 def test_an_ordinary_scene_is_trained_as_it_is(scene: Scene) -> None:
@@ -69,9 +75,8 @@ def test_units_and_place_do_not_matter(scene: Scene, psnr: float, scale: float, 
     x, y, z = offset
     moved = elsewhere(scene, scale, (x, y, z))
     state = trained(moved)
-    gaussians = state.gaussians
-    assert held_out_psnr(gaussians, moved) == pytest.approx(psnr, abs=0.7)  # between seeds it scatters by as much
-    middle = gaussians.means.double().median(dim=0).values
+    assert learned_psnr(state, moved) == pytest.approx(psnr, abs=0.5)
+    middle = state.gaussians.means.double().median(dim=0).values
     np.testing.assert_allclose((middle - torch.tensor(offset, dtype=torch.float64)) / scale, 0, atol=0.5)
 
 
