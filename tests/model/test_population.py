@@ -352,12 +352,16 @@ def test_adam_step_refuses_what_it_would_misread() -> None:
         adam_step([AdamGroup(AdamTensors(planes.double(), planes, planes, planes), 0.1, 1)])
 
 
-def test_saved_and_loaded_to_the_bit() -> None:
-    population = _lived_in()
+def _reloaded(population: Population) -> Population:
     file = io.BytesIO()
     torch.save(population.state_dict(), file)
     file.seek(0)
-    loaded = Population.from_state_dict(torch.load(file, weights_only=True), EXTRAS)
+    return Population.from_state_dict(torch.load(file, weights_only=True), EXTRAS)
+
+
+def test_saved_and_loaded_to_the_bit() -> None:
+    population = _lived_in()
+    loaded = _reloaded(population)
     assert same_state(loaded.state_dict(), population.state_dict())
     _assert_leaves(loaded)
     assert {group["steps"] for group in loaded.state_dict()["groups"].values()} == {2}
@@ -379,10 +383,7 @@ def _averaged() -> Population:
 
 def test_a_mean_is_saved_and_goes_on_to_the_bit() -> None:
     population = _averaged()
-    file = io.BytesIO()
-    torch.save(population.state_dict(), file)
-    file.seek(0)
-    loaded = Population.from_state_dict(torch.load(file, weights_only=True), EXTRAS)
+    loaded = _reloaded(population)
     for one in (population, loaded):
         one.step(one.groups, RATES, ONCE)
         one.average()
