@@ -31,7 +31,7 @@ class Event:
 
     @property
     def gaussians(self) -> Gaussians:
-        """The model at this moment, in the world: a copy, outside autograd."""
+        """The model at this moment, in the world: a copy, outside autograd; see `TrainState.gaussians`."""
         return self._state.gaussians
 
     @property
