@@ -127,6 +127,11 @@ class _Group:
         self.steps = saved["steps"]
 
 
+def _alike(values: object, parameter: Tensor) -> bool:
+    """Whether `values` can be those of `parameter`."""
+    return isinstance(values, Tensor) and (values.shape, values.dtype) == (parameter.shape, parameter.dtype)
+
+
 class _Edit:
     """Rows to keep, and how many to append."""
 
@@ -388,9 +393,11 @@ class Population:
         for name, statistic in population._statistics.items():
             statistic.copy_(statistics[name])
         if (mean := state.get("mean")) is not None:
-            kept = {name: as_planes(mean["values"][name].to(device)) for name in GROUPS}
-            if any(values.shape != population._groups[name].parameter.shape for name, values in kept.items()):
+            values, steps = mean["values"], mean["steps"]
+            if not all(_alike(values[name], population._groups[name].parameter) for name in GROUPS):
                 raise ValueError("its mean is of other Gaussians")
-            population._mean = _Mean(kept, int(mean["steps"]))
+            if not isinstance(steps, int) or steps < 1:
+                raise ValueError(f"its mean is over {steps} steps")
+            population._mean = _Mean({name: as_planes(values[name].to(device)) for name in GROUPS}, steps)
         population.gradients_are_zero = not any(bool(group.gradient.any()) for group in population._groups.values())
         return population

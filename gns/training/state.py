@@ -181,8 +181,12 @@ def _frame_of(saved: Mapping[str, Any]) -> LocalFrame:
 
 
 def not_finite(population: Population) -> str:
-    """The name of the first group with a parameter or a moment that is not finite, "" where there is none."""
+    """The name of the first group with a parameter, a moment or a mean that is not finite, "" where there is none."""
     for name, group in population.state_dict()["groups"].items():
         if not all(bool(torch.isfinite(values).all()) for values in group.values() if isinstance(values, torch.Tensor)):
             return str(name)
+    if population.mean is not None:
+        for name, values in population.mean.named_tensors():
+            if not bool(torch.isfinite(values).all()):
+                return f"mean {name}"
     return ""

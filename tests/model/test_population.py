@@ -416,9 +416,17 @@ def test_a_mean_is_of_those_who_are_there() -> None:
 
 def test_a_mean_of_other_gaussians_is_refused() -> None:
     saved = _averaged().state_dict()
-    saved["mean"] = {"values": dict(_gaussians(4).named_tensors()), "steps": 1}
-    with pytest.raises(ValueError, match="its mean is of other Gaussians"):
-        Population.from_state_dict(saved, EXTRAS)
+    values = saved["mean"]["values"]
+    for bad in (
+        dict(_gaussians(4).named_tensors()),
+        {**values, "quats": 1.0},
+        {**values, "means": values["means"].double()},
+    ):
+        with pytest.raises(ValueError, match="its mean is of other Gaussians"):
+            Population.from_state_dict({**saved, "mean": {"values": bad, "steps": 1}}, EXTRAS)
+    for steps in (0, 1.5):
+        with pytest.raises(ValueError, match=f"its mean is over {steps} steps"):
+            Population.from_state_dict({**saved, "mean": {"values": values, "steps": steps}}, EXTRAS)
 
 
 @pytest.mark.parametrize("kept", [(), EXTRAS[:3], EXTRAS[1:], (*EXTRAS[:2], Extra("other"), *EXTRAS[2:])])

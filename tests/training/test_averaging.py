@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gns.errors import UserError
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.scene.gaussians import Gaussians
@@ -71,6 +72,18 @@ def test_a_longer_run_goes_on_from_the_parameters_and_averages_its_own_end(scene
     while state.iteration < 400:
         longer.advance(state)
     assert state.state_dict()["population"]["mean"]["steps"] == 40
+
+
+def test_a_mean_that_is_not_finite_is_refused(scene: Scene) -> None:
+    config = tiny_config(weight_averaging=AVERAGED)
+    trainer = Trainer(config, scene)
+    state = trainer.begin()
+    while state.iteration < 275:
+        trainer.advance(state)
+    saved = state.state_dict()
+    saved["population"]["mean"]["values"]["quats"][3, 1] = torch.nan
+    with pytest.raises(UserError, match="the checkpoint of iteration 275 holds mean quats that are not finite"):
+        train(scene, config, resume_from=saved)
 
 
 def test_a_checkpoint_from_before_there_were_means_goes_on(
