@@ -198,7 +198,7 @@ class Config(MachineConfig):
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         if not 0.1 <= self.refinements.growth_share <= 0.7:  # beyond it a run would end before its selection
             raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.7")
-        if not 0 <= self.refinements.weight_averaging <= 0.2:  # beyond it some schedules still take Gaussians out
+        if not 0 <= self.refinements.weight_averaging <= 0.2:  # a mean over more is of a model on its way
             raise UserError(f"--weight-averaging is {self.weight_averaging}: it must be from 0 to 0.2")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if self.exposure and self.random_background:

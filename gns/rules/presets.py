@@ -28,7 +28,7 @@ class Refinements:
     dense_model: float = 1.0  # times the number of Gaussians that selection begins with
     error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
-    growth_interval: int = 1  # from one event of growth to the next, in iterations, however short the run
+    growth_interval: int = 1  # iterations from one event of growth to the next at least, however short the run
     weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
 
     def applied(self, calendars: Calendars) -> Calendars:
@@ -53,7 +53,10 @@ class Refinements:
         return self._paced(Calendars(optimisation, tuple(map(self._grown, calendars.rules))))
 
     def _grown(self, calendar: Calendar) -> Calendar:
-        """Growth that overshoots the budget, for a selection to come, does so by more; any other still ends at it."""
+        """A rule's calendar with what concerns growth; the calendars of other rules stay as they are.
+
+        Growth that overshoots the budget, for a selection to come, does so by more; any other still ends at it.
+        """
         if not isinstance(calendar, GrowthCalendar):
             return calendar
         growths = (

@@ -10,15 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
+from gns.arguments import TrainConfig
 from gns.errors import UserError
 from gns.run_folder import RunFolder, read_checkpoint
 from gns.scene import Scene
 from gns.scene.gaussians import Gaussians
 from gns.testing.tiny import TINY_ITERATIONS, same_state, tiny_config
 from gns.training.loop import Trainer, train
+from gns.training.state import TrainState
 
 AVERAGED = 0.1  # of 300 iterations; in `summed_gradients` steps are made at 273, 280, 287 and 294 of them
 STEPS = (273, 280, 287, 294)
+
+
+def _advanced(config: TrainConfig, scene: Scene, until: int, earlier: TrainState | None = None) -> TrainState:
+    """The state after `until` iterations, from the beginning or from an earlier one on."""
+    trainer = Trainer(config, scene)
+    state = trainer.begin(earlier)
+    while state.iteration < until:
+        trainer.advance(state)
+    return state
 
 
 def _copied(gaussians: Gaussians) -> dict[str, Tensor]:
@@ -52,35 +63,25 @@ def test_continued_in_the_mean_is_bit_equal(scene: Scene, summed_gradients: None
     config = tiny_config(tmp_path, weight_averaging=AVERAGED)
     whole = train(scene, config)
     folder = RunFolder.create(config.model_path, config)
-    trainer = Trainer(config, scene)
-    state = trainer.begin()
-    while state.iteration < stop:
-        trainer.advance(state)
+    state = _advanced(config, scene, stop)
     folder.save_checkpoint(state.state_dict(), stop)
     continued = train(scene, replace(config, resume=True), resume_from=folder.load_checkpoint())
     assert same_state(continued.state_dict(), whole.state_dict())
     assert same_state(dict(continued.gaussians.named_tensors()), dict(whole.gaussians.named_tensors()))
 
 
-def test_a_longer_run_goes_on_from_the_parameters_and_averages_its_own_end(scene: Scene, tmp_path: Path) -> None:
+def test_a_longer_run_goes_on_from_the_parameters_and_averages_its_own_end(scene: Scene) -> None:
     """The mean of a run that was to end at 300 says nothing about one that ends at 400."""
     ended = train(scene, tiny_config(weight_averaging=AVERAGED))
-    longer = Trainer(tiny_config(iterations=400, weight_averaging=AVERAGED), scene)
-    state = longer.begin(ended)
-    longer.advance(state)
-    assert state.population.mean is None
-    while state.iteration < 400:
-        longer.advance(state)
+    longer = tiny_config(iterations=400, weight_averaging=AVERAGED)
+    assert _advanced(longer, scene, 301, ended).population.mean is None
+    state = _advanced(longer, scene, 400, ended)
     assert state.state_dict()["population"]["mean"]["steps"] == 40
 
 
 def test_a_mean_that_is_not_finite_is_refused(scene: Scene) -> None:
     config = tiny_config(weight_averaging=AVERAGED)
-    trainer = Trainer(config, scene)
-    state = trainer.begin()
-    while state.iteration < 275:
-        trainer.advance(state)
-    saved = state.state_dict()
+    saved = _advanced(config, scene, 275).state_dict()
     saved["population"]["mean"]["values"]["quats"][3, 1] = torch.nan
     with pytest.raises(UserError, match="the checkpoint of iteration 275 holds mean quats that are not finite"):
         train(scene, config, resume_from=saved)
@@ -91,11 +92,7 @@ def test_a_checkpoint_from_before_there_were_means_goes_on(
 ) -> None:
     config = tiny_config(tmp_path)
     folder = RunFolder.create(config.model_path, config)
-    trainer = Trainer(config, scene)
-    state = trainer.begin()
-    while state.iteration < 280:
-        trainer.advance(state)
-    earlier = state.state_dict()
+    earlier = _advanced(config, scene, 280).state_dict()
     del earlier["population"]["mean"]
     folder.save_checkpoint(earlier, 280)
     assert "mean" not in read_checkpoint(folder.checkpoint_path(280))["population"]
