@@ -6,6 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+K = TypeVar("K")
 
 # Student's t, both sides, 95 %: with so few seeds two standard errors would promise too much.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 1 to 10 degrees of freedom
@@ -48,10 +51,15 @@ def figure(values: Sequence[float]) -> Figure:
     return Figure(statistics.fmean(values), spread, len(values))
 
 
+def differences(first: Mapping[K, float], second: Mapping[K, float]) -> list[float]:
+    """`first` − `second` wherever both have a value, in the order of `first`."""
+    return [value - second[key] for key, value in first.items() if key in second]
+
+
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Figure | None:
     """`first` − `second`, seed by seed; None where they have no seed in common."""
-    differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
-    return figure(differences) if differences else None
+    found = differences(first, second)
+    return figure(found) if found else None
 
 
 def _text(mean: float, error: float | None, digits: int, *, sign: str) -> str:

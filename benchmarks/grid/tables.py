@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.grid.groups import BySeed, Group, machine_name, values
 from benchmarks.grid.plan import PUBLISHED, REFERENCE
 from benchmarks.grid.results import Result
-from benchmarks.grid.statistics import Figure, figure, paired
+from benchmarks.grid.statistics import Figure, differences, figure, paired
 from gns.commands import published
 from gns.commands.test import SuiteScene
 from gns.rules import METHODS
@@ -158,7 +158,7 @@ def against_baseline(groups: Sequence[Group], baseline: str) -> Rows:
                     f"{group.iterations:,}",
                     group.size_text(budget, runs),
                     gain.error_text(2),
-                    *_photo_texts(photo_gains(runs, others)),
+                    *_photo_texts(runs, others),
                     likeness.error_text(4),
                     _times(ratio),
                     str(gain.n),
@@ -187,27 +187,22 @@ def against_baseline(groups: Sequence[Group], baseline: str) -> Rows:
     return [rows[0], *sorted(rows[1:], key=lambda row: (row[0].strip("*"), row[0].startswith("*")))]
 
 
-def photo_gains(first: BySeed, second: BySeed) -> list[float]:
-    """PSNR of `first` above `second`, dB: one number for each held-out photo and seed that both have.
+def _photo_texts(first: BySeed, second: BySeed) -> list[str]:
+    """Median of PSNR above `second` over all held-out photos and seeds, and on how many of them it is above.
 
     One photo that goes wrong by chance, of seven, moves their mean by more than what is compared.
     """
-    gains = []
-    for seed in sorted(first.keys() & second.keys()):
-        ours, theirs = first[seed].per_view["PSNR"], second[seed].per_view["PSNR"]
-        for photo in sorted(ours.keys() & theirs.keys()):
-            ours_psnr, theirs_psnr = ours[photo], theirs[photo]
-            if ours_psnr is not None and theirs_psnr is not None:
-                gains.append(ours_psnr - theirs_psnr)
-    return gains
-
-
-def _photo_texts(gains: Sequence[float]) -> list[str]:
-    """The median, and on how many photos it is above zero."""
+    gains = differences(_by_photo(first), _by_photo(second))
     if not gains:
         return ["-", "-"]
     above = sum(gain > 0 for gain in gains) / len(gains)
     return [f"{statistics.median(gains):+.2f}", f"{100 * above:.0f} %"]
+
+
+def _by_photo(runs: BySeed) -> dict[tuple[int, str], float]:
+    """PSNR in dB by seed and photo."""
+    scores = ((seed, photo, value) for seed, run in runs.items() for photo, value in run.per_view["PSNR"].items())
+    return {(seed, photo): value for seed, photo, value in scores if value is not None}
 
 
 def published_scenes(groups: Sequence[Group], scenes: Sequence[SuiteScene], entrant: str) -> Rows:
