@@ -373,18 +373,20 @@ def test_a_step_stands_for_those_of_one_process(length: int, size: int, merged: 
 
 
 def test_a_merged_step_is_adams_with_the_rate_of_a_batch() -> None:
-    """√k · rate and β^k (arXiv 2406.18533), on gradients over √k; then plain steps, as if all had been."""
+    """√k · rate, β^k (arXiv 2406.18533) and k decays, on gradients over √k; then plain steps, as if all had been."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(50, generator=generator)
-    merged = 4
+    merged, decay = 4, 0.01
     peer = start.clone().requires_grad_()
     adam = torch.optim.Adam([peer], lr=0.01 * 2, betas=(BETA1**merged, BETA2**merged), eps=EPSILON)
+    kept = (1 - decay) ** merged
     parameter, first, second = start.clone(), torch.zeros(50), torch.zeros(50)
     for step in range(1, 8):
         gradient = torch.randn(50, generator=generator)
         peer.grad = gradient / 2
+        peer.detach().mul_(kept)
         adam.step()
-        adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.01, merged * step, merged)])
+        adam_step([AdamGroup(AdamTensors(parameter, gradient, first, second), 0.01, merged * step, merged, decay)])
         assert not gradient.any()
     assert torch.allclose(parameter, peer.detach(), rtol=0, atol=1e-6)
     assert (parameter - start).abs().max() > 0.05

@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the eight options that follow go before it",
+            + "; the nine options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -155,6 +155,14 @@ class Config(MachineConfig):
             group="training",
         ),
     )
+    sh_decay: float | None = field(
+        default=None,
+        metadata=option(
+            "share of the colour's change with the direction that each step of the optimiser takes away, for photos to "
+            "bring it back; published: 0",
+            group="training",
+        ),
+    )
     exposure: bool = field(
         default=False,
         metadata=option(
@@ -200,6 +208,8 @@ class Config(MachineConfig):
             raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.7")
         if not 0 <= self.refinements.weight_averaging <= 0.2:  # a mean over more is of a model on its way
             raise UserError(f"--weight-averaging is {self.weight_averaging}: it must be from 0 to 0.2")
+        if not 0 <= self.refinements.sh_decay <= 0.01:  # at more hardly anything is left of it
+            raise UserError(f"--sh-decay is {self.sh_decay}: it must be from 0 to 0.01")
         object.__setattr__(self, "rules", _complete(self.rules, self.method))
         if self.exposure and self.random_background:
             raise UserError("--exposure and --random-background go together with nothing that is seen: leave one out")

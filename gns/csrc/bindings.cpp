@@ -419,8 +419,10 @@ template <class T> void bind(nb::module_ m) {
 }
 
 void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std::vector<double>& rates,
-          const std::vector<int64_t>& steps, double beta1, double beta2, double epsilon) {
-  require(tensors.size() == rates.size() && tensors.size() == steps.size(), "one rate and one step for each tensor");
+          const std::vector<int64_t>& steps, const std::vector<double>& decays, double beta1, double beta2,
+          double epsilon) {
+  require(tensors.size() == rates.size() && tensors.size() == steps.size() && tensors.size() == decays.size(),
+          "one rate, one step and one decay for each tensor");
   std::vector<AdamTensor> work;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const auto& [parameter, gradient, first, second] = tensors[i];
@@ -432,7 +434,7 @@ void adam(const std::vector<std::array<Array<float, 1>, 4>>& tensors, const std:
     const double t = static_cast<double>(steps[i]);
     work.push_back({parameter.data(), gradient.data(), first.data(), second.data(), count, beta1, beta2,
                     static_cast<float>(epsilon), static_cast<float>(rates[i] / (1 - std::pow(beta1, t))),
-                    static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t)))});
+                    static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t))), static_cast<float>(1 - decays[i])});
   }
   nb::gil_scoped_release release;
   instruction_set().adam(work.data(), static_cast<int>(work.size()));
@@ -448,7 +450,7 @@ NB_MODULE(gns_native, m) {
   m.attr("SOURCE_HASH") = GNS_SOURCE_HASH;
   bind<float>(m.def_submodule("float32"));
   bind<double>(m.def_submodule("float64"));
-  m.def("adam", &adam, as_is("tensors"), "rates"_a, "steps"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
+  m.def("adam", &adam, as_is("tensors"), "rates"_a, "steps"_a, "decays"_a, "beta1"_a, "beta2"_a, "epsilon"_a);
   m.def("release_memory", [] {
     FramePool<float>::get().clear();
     FramePool<double>::get().clear();

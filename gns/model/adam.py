@@ -24,7 +24,10 @@ def adam_step(groups: Sequence[AdamGroup]) -> None:
     a gradient move too, by momentum.
 
     A step with `merged` = k > 1 spends the summed gradients of k steps at once, with rate·√k and β^k, which leads about
-    as far as the k steps would (Zhao et al., arXiv 2406.18533).
+    as far as the k steps would (Zhao et al., arXiv 2406.18533), and takes away what k decays would.
+
+    `decay` is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101): the parameter is multiplied
+    by 1 − decay, and then the step is taken. Theirs is in units of the rate; this one is not.
 
     Raises:
         ValueError: a tensor is not float32 or not stored as planes (`gns.scene.gaussians.as_planes`), a step does not
@@ -49,4 +52,9 @@ def _as_one_step(group: AdamGroup) -> AdamGroup:
         return group
     # Gradient / √k keeps the second moment what it is at k = 1: k may change from one step to the next.
     group.tensors.gradient.mul_(1 / math.sqrt(group.merged))
-    return replace(group, rate=group.rate * math.sqrt(group.merged), step=max(1, group.step // group.merged))
+    return replace(
+        group,
+        rate=group.rate * math.sqrt(group.merged),
+        step=max(1, group.step // group.merged),
+        decay=1 - (1 - group.decay) ** group.merged,
+    )

@@ -315,21 +315,28 @@ class Population:
         group.first_moment.zero_()
         group.second_moment.zero_()
 
-    def step(self, names: Iterable[str], rates: Mapping[str, float], merged: Mapping[str, int] | None = None) -> None:
+    def step(
+        self,
+        names: Iterable[str],
+        rates: Mapping[str, float],
+        merged: Mapping[str, int] | None = None,
+        decays: Mapping[str, float] | None = None,
+    ) -> None:
         """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group.
 
-        A step stands for `merged` steps by group, 1 by default: see `gns.model.adam.adam_step`.
+        A step stands for `merged` steps by group, 1 by default, each of which takes away the share `decays` of what it
+        finds, 0 by default: see `gns.model.adam.adam_step`.
         """
         due = []
         for name in names:
             group, times = self._groups[name], merged[name] if merged else 1
             group.steps += times
-            due.append(AdamGroup(group.tensors, rates[name], group.steps, times))
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, times, (decays or {}).get(name, 0.0)))
         adam_step(due)
         if len(due) == len(self._groups):
             self.gradients_are_zero = True
 
-    def step_in_backward(self, rates: Mapping[str, float]) -> BackwardStep:
+    def step_in_backward(self, rates: Mapping[str, float], decays: Mapping[str, float] | None = None) -> BackwardStep:
         """The next step of the six groups that are drawn, counted here, for the backward pass of a rendering to take.
 
         Their gradients must be zero, and stay so. Trained extras are left to `step`.
@@ -338,7 +345,7 @@ class Population:
         for name in GROUPS:
             group = self._groups[name]
             group.steps += 1
-            due.append(AdamGroup(group.tensors, rates[name], group.steps))
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, decay=(decays or {}).get(name, 0.0)))
         return BackwardStep(tuple(due), BETA1, BETA2, EPSILON)
 
     def state_dict(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Optimisation(Calendar):
     photo_sizes: tuple[PhotoSize, ...] = ()  # in order; after the last of them photos are as they are
     squared_after: Instant = math.inf  # the loss takes the error squared from then on
     averaged_after: Instant = math.inf  # the model is the mean of the parameters from then on
+    sh_decay: float = 0.0  # share of the harmonics above degree 0 that each step of theirs takes away
 
     def paced(self, share: float) -> Optimisation:
         """The same with all dates of the first half of the run in that `share` of it, and those of the second in the
@@ -83,6 +84,11 @@ class Optimisation(Calendar):
     def averages(self, it: int) -> bool:
         """Whether the parameters after `it` count towards the mean that is the model."""
         return it > self.averaged_after
+
+    @property
+    def decays(self) -> dict[str, float]:
+        """Share of the parameters that a step takes away, by group; none of those that are not in it."""
+        return {"sh_rest": self.sh_decay} if self.sh_decay else {}
 
     def sh_degree(self, it: int) -> int:
         """Spherical-harmonic degree in use at `it`, not yet limited by the model's own."""

@@ -30,6 +30,7 @@ class Refinements:
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
     growth_interval: int = 1  # iterations from one event of growth to the next at least, however short the run
     weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
+    sh_decay: float = 0.0  # share of the harmonics above degree 0 that each step takes away
 
     def applied(self, calendars: Calendars) -> Calendars:
         """A method's calendars with them, at its natural length."""
@@ -49,6 +50,7 @@ class Refinements:
             photo_sizes=sizes if self.coarse_to_fine else (),
             squared_after=PUBLISHED_SHARE * published.iterations if self.squared_error else math.inf,
             averaged_after=(1 - self.weight_averaging) * published.iterations if self.weight_averaging else math.inf,
+            sh_decay=self.sh_decay,
         )
         return self._paced(Calendars(optimisation, tuple(map(self._grown, calendars.rules))))
 
@@ -94,6 +96,7 @@ BETTER = Refinements(
     growth_share=0.4,
     growth_interval=50,
     weight_averaging=0.05,
+    sh_decay=1e-4,
 )
 # An iteration on the dense model takes about three times as long as one after selection. Where time and not iterations
 # are given, growth in a third of them leaves time for more of the others. In a quarter it is too short for many photos.

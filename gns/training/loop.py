@@ -147,7 +147,7 @@ class Trainer:
             photo = view.over(background, self._background)
         gaussians, step = state.rendered(), None
         if self._steps_in_backward(state, gaussians, it):
-            step = population.step_in_backward(self._rates(state, it))
+            step = population.step_in_backward(self._rates(state, it), self.plan.optimisation.decays)
         else:
             population.gradients_are_zero = False
         observers = [(rule, wanted) for rule in rules if (wanted := rule.wants(it)) is not None]
@@ -225,7 +225,8 @@ class Trainer:
         periods = self.plan.optimisation.iterations_per_step(it, names)
         due = [name for name in names if it % periods[name] == 0]
         if due:
-            state.population.step(due, self._rates(state, it), self._merged_steps(it, periods))
+            merged, decays = self._merged_steps(it, periods), self.plan.optimisation.decays
+            state.population.step(due, self._rates(state, it), merged, decays)
 
     def _average(self, state: TrainState, it: int) -> None:
         """Let the parameters count towards their mean where that is due and they have changed."""

@@ -307,7 +307,9 @@ def test_adam_agrees_with_the_cpu(shim: ShimLauncher, monkeypatch: pytest.Monkey
             spent = [tensor.clone(memory_format=torch.preserve_format) for tensor in gradients]
             adam_step(
                 [
-                    AdamGroup(AdamTensors(value, gradient, *moment), 0.1 / (index + 1), step * merged, merged)
+                    AdamGroup(
+                        AdamTensors(value, gradient, *moment), 0.1 / (index + 1), step * merged, merged, 0.01 * index
+                    )
                     for index, (value, gradient, moment) in enumerate(zip(values, spent, moments, strict=True))
                 ]
             )

@@ -129,38 +129,42 @@ def test_the_order_of_threads_changes_no_bit_of_the_map(shim: ShimLauncher, back
 
 
 def launch_adam(launcher: ShimLauncher, tensors: Sequence[tuple[Launchable, ...]], epsilon: float) -> None:
-    """One step of up to six tensors: count, parameter, gradient, two moments, step, inverse root of each."""
-    absent = (0, None, None, None, None, math.nan, math.nan)
+    """One step of up to six tensors: count, parameter, gradient, two moments, step, inverse root, 1 − decay of each."""
+    absent = (0, None, None, None, None, math.nan, math.nan, math.nan)
     given = [*tensors, *[absent] * (6 - len(tensors))]
     blocks = sum(-(-int(tensor[0] or 0) // 1024) for tensor in tensors)
     scalars = (0.9, 1 - 0.9, 0.999, 1 - 0.999, epsilon)
     launcher.launch("adam", (blocks, 1, 1), (256, 1, 1), (*(value for tensor in given for value in tensor), *scalars))
 
 
-def adam_steps(launcher: ShimLauncher, gradients: Tensor, start: Tensor, rate: float, epsilon: float) -> Tensor:
+def adam_steps(
+    launcher: ShimLauncher, gradients: Tensor, start: Tensor, rate: float, epsilon: float, decay: float = 0.0
+) -> Tensor:
     """The parameter after one step for each row of `gradients` [steps, count]; alone in each launch."""
     parameter, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for step, values in enumerate(gradients, start=1):
         gradient = values.clone()
-        corrections = (rate / (1 - 0.9**step), (1 - 0.999**step) ** -0.5)
-        launch_adam(launcher, [(len(start), parameter, gradient, first, second, *corrections)], epsilon)
+        factors = (rate / (1 - 0.9**step), (1 - 0.999**step) ** -0.5, 1 - decay)
+        launch_adam(launcher, [(len(start), parameter, gradient, first, second, *factors)], epsilon)
         assert not gradient.any(), "the gradient is zeroed"
     return parameter
 
 
 @pytest.mark.parametrize("count", [1, 255, 1024, 1025, 3000])
 @pytest.mark.parametrize("size", [1.0, 1e-8])
-def test_adam_is_that_of_torch(count: int, size: float, shim: ShimLauncher) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.003])
+def test_adam_is_that_of_torch(count: int, size: float, decay: float, shim: ShimLauncher) -> None:
     generator = torch.Generator().manual_seed(count)
     gradients = size * torch.randn(5, count, generator=generator)
     gradients[2] = 0.0  # momentum alone
     start = torch.randn(count, generator=generator)
     leaf = start.double().requires_grad_()
-    optimizer = torch.optim.Adam([leaf], lr=0.01, betas=(0.9, 0.999), eps=1e-15)
+    # torch's decay is in units of the rate
+    optimizer = torch.optim.AdamW([leaf], lr=0.01, betas=(0.9, 0.999), eps=1e-15, weight_decay=decay / 0.01)
     for values in gradients:
         leaf.grad = values.double()
         optimizer.step()
-    moved = adam_steps(shim, gradients, start, 0.01, 1e-15).double() - start.double()
+    moved = adam_steps(shim, gradients, start, 0.01, 1e-15, decay).double() - start.double()
     assert_close(moved, leaf.detach() - start.double(), 1e-4, "step")
 
 
@@ -171,7 +175,7 @@ def adam_together(launcher: ShimLauncher, sizes: Sequence[int]) -> list[tuple[Te
     """Parameter, gradient and moments of tensors of these sizes after one launch for all of them."""
     generator = torch.Generator().manual_seed(0)
     tensors = [tuple(torch.rand(size, generator=generator) for _ in range(4)) for size in sizes]
-    steps = [(0.01 * (k + 1), 1.0 + k) for k in range(len(sizes))]
+    steps = [(0.01 * (k + 1), 1.0 + k, 1 - 0.01 * k) for k in range(len(sizes))]
     launch_adam(launcher, [(len(t[0]), *t, *step) for t, step in zip(tensors, steps, strict=True)], 1e-15)
     return tensors
 
@@ -182,7 +186,7 @@ def test_six_tensors_in_one_launch_are_as_six_launches(shim: ShimLauncher, backw
     for k, (size, found) in enumerate(zip(SIZES_TOGETHER, together, strict=True)):
         alone = tuple(torch.rand(size, generator=generator) for _ in range(4))
         if size:
-            launch_adam(shim, [(size, *alone, 0.01 * (k + 1), 1.0 + k)], 1e-15)
+            launch_adam(shim, [(size, *alone, 0.01 * (k + 1), 1.0 + k, 1 - 0.01 * k)], 1e-15)
         assert all(torch.equal(a, b) for a, b in zip(found, alone, strict=True)), size
         assert not found[1].any()
     for first, second in zip(together, adam_together(backwards, SIZES_TOGETHER), strict=True):

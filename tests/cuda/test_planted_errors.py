@@ -143,11 +143,18 @@ def test_an_error_in_the_loss_is_seen(plant: Plant, squared: bool, shim: ShimLau
         assert abs(float(wrong_loss - loss)) <= 1e-6
 
 
-def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
-    plant = Plant("adam_math.h", "one_minus_beta2 * gradient * gradient", "one_minus_beta2 * gradient")
-    gradients, start = torch.rand(3, 10) + 0.5, torch.zeros(10)
-    expected = adam_steps(shim, gradients, start, 0.01, 1e-15)
-    wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15)
+@pytest.mark.parametrize(
+    "plant",
+    [
+        Plant("adam_math.h", "one_minus_beta2 * gradient * gradient", "one_minus_beta2 * gradient"),
+        Plant("adam_math.h", "f.keep * e.parameter", "e.parameter"),
+    ],
+    ids=lambda plant: plant.bad,
+)
+def test_an_error_in_adam_is_seen(plant: Plant, shim: ShimLauncher) -> None:
+    gradients, start = torch.rand(3, 10) + 0.5, torch.ones(10)
+    expected = adam_steps(shim, gradients, start, 0.01, 1e-15, decay=0.003)
+    wrong = adam_steps(plant.launcher(), gradients, start, 0.01, 1e-15, decay=0.003)
     assert not torch.allclose(wrong, expected, rtol=1e-4)
 
 
@@ -156,7 +163,8 @@ def test_an_error_in_adam_is_seen(shim: ShimLauncher) -> None:
     [
         Plant("adam.cu", "rest -= gns::adam_blocks(count##k);", "rest -= gns::adam_blocks(count##k) + 1;"),
         Plant("adam.cu", "block = rest; ", "block = int(blockIdx.x);"),
-        Plant("adam.cu", "step##k, inverse_root##k};", "step0, inverse_root##k};"),
+        Plant("adam.cu", "second_moment##k, step##k,", "second_moment##k, step0,"),
+        Plant("adam.cu", " keep##k};", " keep0};"),
     ],
     ids=lambda plant: plant.bad,
 )

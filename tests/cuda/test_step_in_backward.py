@@ -29,6 +29,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="runs the CUDA kernel
 
 CPU = torch.device("cpu")
 RATES = {name: 0.01 * (number + 1) for number, name in enumerate(GROUPS)}
+DECAYS = {name: 0.001 * number for number, name in enumerate(GROUPS)}
 State = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 
@@ -64,7 +65,7 @@ def _stepped(name: str, *, fused: bool, degree: int | None = None) -> tuple[Stat
         # A gradient by something else than the picture, of two groups.
         pushes = {3: torch.randn(len(population), generator=generator)}
         pushes[1] = torch.randn(len(population), 3, generator=generator)
-        step = population.step_in_backward(RATES) if fused else None
+        step = population.step_in_backward(RATES, DECAYS) if fused else None
         groups = population.state_dict()["groups"]
         for number, push in pushes.items():
             if step is None:
@@ -84,7 +85,7 @@ def _stepped(name: str, *, fused: bool, degree: int | None = None) -> tuple[Stat
         )
         (seen.image * scene.image_weights.float()).sum().backward()  # type: ignore[no-untyped-call]
         if step is None:
-            population.step(GROUPS, RATES)
+            population.step(GROUPS, RATES, decays=DECAYS)
         else:
             assert all(bool(group.tensors.gradient.isnan().all()) for group in step.groups)
     groups = population.state_dict()["groups"]
@@ -117,6 +118,7 @@ PLANTS = [
     ("gradient[3 * k + c] = passes ? value : 0.0f;", "gradient[3 * k + c] = value;"),
     ("const Stepped& t = groups[group];", "const Stepped& t = groups[group]; const float rate = groups[0].step;"),
     ("if (Sink::kTakesAll)", "if (Sink::kTakesAll && tiles)"),
+    ("t.inverse_root, t.keep}", "t.inverse_root, 1.0f}"),
     ("second[k] = t.second_moment[at + k * n];", "second[k] = t.second_moment[at];"),
     ("if (stored > 2) band_backward<8, 15>", "if (in.sh_degree > 2) band_backward<8, 15>"),
 ]

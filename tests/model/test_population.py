@@ -36,6 +36,7 @@ RATES = {
     "shift": 2e-3,
 }
 ONCE = dict.fromkeys(RATES, 1)  # each step stands for one
+DECAYS = {"sh_rest": 1e-2, "mask": 1e-3}
 
 
 def _gaussians(count: int, seed: int = 0, sh_degree: int = 1) -> Gaussians:
@@ -298,15 +299,19 @@ def test_autograd_adds_to_the_preallocated_gradient() -> None:
     assert torch.allclose(gradient, 4 * opacity_logits)
 
 
+@pytest.mark.parametrize("decays", [{}, DECAYS], ids=["no decay", "decay"])
 @pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-12])
-def test_population_steps_like_torch_adam(scale: float) -> None:
+def test_population_steps_like_torch_adam(scale: float, decays: dict[str, float]) -> None:
     """Dense Adam through a split and a cull: survivors go on as though nothing had happened, unseen ones too."""
     population = Population(_gaussians(10), EXTRAS)
     # The peer knows the survivors only: they start as rows 1 … 8 of the population and never notice their neighbours.
     start = {name: values.detach()[1:9].clone() for name, values in _parameters(population).items()}
     peers = {name: values.clone().requires_grad_() for name, values in start.items()}
-    options = [{"params": [peer], "lr": RATES[name]} for name, peer in peers.items()]
-    adam = torch.optim.Adam(options, eps=1e-15)
+    options = [
+        {"params": [peer], "lr": RATES[name], "weight_decay": decays.get(name, 0.0) / RATES[name]}
+        for name, peer in peers.items()
+    ]
+    adam = torch.optim.AdamW(options, eps=1e-15)
     generator = torch.Generator().manual_seed(5)
     rows = slice(1, 9)
     for it in range(12):
@@ -320,7 +325,7 @@ def test_population_steps_like_torch_adam(scale: float) -> None:
             gradient[it % 8] = 0.0  # unseen in this view
             _gradient(values)[rows] += gradient
             peers[name].grad = gradient
-        population.step(population.groups, RATES, ONCE)
+        population.step(population.groups, RATES, ONCE, decays)
         adam.step()
     for name, values in _parameters(population).items():
         moved = (peers[name] - start[name]).abs().max()

@@ -117,7 +117,7 @@ template <class T> Outcome<T> render(const Problem<T>& problem, Frame<T>& frame,
 void step(const Problem<float>& problem, Outcome<float>& outcome) {
   std::vector<float> values = problem.planes[0], first(values.size()), second(values.size());
   const AdamTensor tensor = {values.data(), outcome.gradients[0].data(), first.data(), second.data(), values.size(),
-                             0.9, 0.999, 1e-15f, 0.1f, 30.0f};
+                             0.9, 0.999, 1e-15f, 0.1f, 30.0f, 1.0f};
   instruction_set().adam(&tensor, 1);
   for (float value : outcome.gradients[0]) require(value == 0.0f, "spent gradients are zero");
 }

@@ -73,7 +73,7 @@ int main(int, char** argv) {
   // One step of Adam on the means, with the gradients as they are.
   std::vector<float> stepped = parameters[0], spent = gradients[0], first(3 * n), second(3 * n);
   const AdamTensor tensor = {stepped.data(), spent.data(), first.data(), second.data(), size_t(3 * n), 0.9, 0.999,
-                             1e-15f, float(0.01 / (1 - 0.9)), float(1 / std::sqrt(1 - 0.999))};
+                             1e-15f, float(0.01 / (1 - 0.9)), float(1 / std::sqrt(1 - 0.999)), 1.0f};
   set.adam(&tensor, 1);
 
   write(out, image);

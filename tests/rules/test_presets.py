@@ -95,6 +95,23 @@ def test_parameters_are_averaged_at_the_end_wherever_growth_ends(share: float) -
     assert not any(optimisation_of("gns", "standard").averages(it) for it in (1, 29_999, 10**9))
 
 
+def test_harmonics_decay_by_as_much_a_step_however_long_the_run() -> None:
+    natural = Refinements(sh_decay=1e-4).applied(METHODS["gns"].schedules["standard"]).optimisation
+    assert natural.decays == natural.scaled(0.1).decays == {"sh_rest": 1e-4}
+    assert optimisation_of("gns", "standard").decays == {}
+
+
+def test_harmonics_that_decay_change_less_with_the_direction_and_nothing_else_decays() -> None:
+    """By the size of all coefficients of a group, after as many steps on the same photos."""
+    sizes = []
+    for sh_decay in (0.0, 0.01):
+        gaussians = gns.train(tiny_scene(), tiny_config(sh_decay=sh_decay)).gaussians
+        sizes.append({name: float(values.square().mean().sqrt()) for name, values in gaussians.named_tensors()})
+    shrunk = {name: sizes[1][name] / size for name, size in sizes[0].items()}
+    assert 0.1 < shrunk.pop("sh_rest") < 0.7
+    assert all(0.8 < ratio < 1.25 for ratio in shrunk.values()), shrunk
+
+
 def test_training_asks_for_the_loss_of_its_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -198,6 +215,8 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--growth-interval", "0"], "--growth-interval"),
         (["--weight-averaging", "-0.1"], "--weight-averaging is -0.1: it must be from 0 to 0.2"),
         (["--weight-averaging", "0.3"], "--weight-averaging is 0.3: it must be from 0 to 0.2"),
+        (["--sh-decay", "-0.001"], "--sh-decay is -0.001: it must be from 0 to 0.01"),
+        (["--sh-decay", "0.1"], "--sh-decay is 0.1: it must be from 0 to 0.01"),
         (["--coarse-to-fine", "yes"], "is a switch and takes no value"),
     ],
 )

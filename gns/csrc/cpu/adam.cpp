@@ -25,7 +25,7 @@ void adam(const AdamTensor* tensors, int count) {
     const AdamTensor& t = *tensor;
     const size_t last = (piece + 1) * kPiece < t.count ? (piece + 1) * kPiece : t.count;
     const AdamFactors<V> factors = {float(t.beta1), float(1 - t.beta1), float(t.beta2), float(1 - t.beta2),
-                                    t.epsilon,      t.step,             t.inverse_root};
+                                    t.epsilon,      t.step,             t.inverse_root, t.keep};
     for (size_t i = piece * kPiece; i < last; i += W) {
       const int lanes = last - i < size_t(W) ? static_cast<int>(last - i) : W;
       const AdamElement<V> before = {load_first(t.parameter + i, lanes), load_first(t.first + i, lanes),

@@ -169,6 +169,7 @@ struct AdamTensor {
   float epsilon;
   float step;            // learning rate / (1 − β₁ᵗ)
   float inverse_root;    // 1 / sqrt(1 − β₂ᵗ)
+  float keep;            // 1 − decay
 };
 
 // The stages, in order. One table for each instruction set.

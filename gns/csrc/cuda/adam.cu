@@ -14,6 +14,7 @@ struct AdamTensor {
   int count;
   float *parameter, *gradient, *first_moment, *second_moment;
   float step, inverse_root;  // rate/(1 − β₁ᵗ) and 1/sqrt(1 − β₂ᵗ): tensors may have made different numbers of steps
+  float keep;                // 1 − decay
 };
 
 GNS_DEVICE int adam_blocks(int count) {
@@ -49,11 +50,12 @@ GNS_DEVICE void step_part(const AdamTensor& t, int block, const AdamFactors<floa
 
 #define GNS_ADAM_ARGUMENTS(k)                                                                                         \
   int count##k, float *parameter##k, float *gradient##k, float *first_moment##k, float *second_moment##k,              \
-      float step##k, float inverse_root##k
+      float step##k, float inverse_root##k, float keep##k
 // Goes on from one tensor to the next until the block's number lies within it.
 #define GNS_ADAM_SEEK(k)                                                                                              \
   if (rest >= 0) {                                                                                                    \
-    tensor = {count##k, parameter##k, gradient##k, first_moment##k, second_moment##k, step##k, inverse_root##k};      \
+    tensor = {count##k, parameter##k, gradient##k, first_moment##k, second_moment##k, step##k, inverse_root##k,       \
+              keep##k};                                                                                               \
     block = rest;                                                                                                     \
     rest -= gns::adam_blocks(count##k);                                                                               \
   }
@@ -72,5 +74,6 @@ extern "C" __global__ void __launch_bounds__(256)
   GNS_ADAM_SEEK(4)
   GNS_ADAM_SEEK(5)
   gns::step_part(tensor, block,
-                 {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, tensor.step, tensor.inverse_root});
+                 {beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon, tensor.step, tensor.inverse_root,
+                  tensor.keep});
 }

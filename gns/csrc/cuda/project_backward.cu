@@ -63,7 +63,7 @@ struct AddingSink {
 struct Stepped {
   float *parameter, *first_moment, *second_moment;
   const float* further;
-  float step, inverse_root;  // see AdamFactors
+  float step, inverse_root, keep;  // see AdamFactors
 };
 
 // Lets Adam spend the gradients at once: bit for bit what adding them to zeros and a step of `adam` would do.
@@ -79,8 +79,8 @@ struct SteppingSink {
                        const float (&value)[kPlanes]) const {
     const size_t n = count, at = from * n + i;
     const Stepped& t = groups[group];
-    const AdamFactors<float> factors = {beta1,   one_minus_beta1, beta2,         one_minus_beta2,
-                                        epsilon, t.step,          t.inverse_root};
+    const AdamFactors<float> factors = {beta1,   one_minus_beta1, beta2,          one_minus_beta2,
+                                        epsilon, t.step,          t.inverse_root, t.keep};
     float first[kPlanes], second[kPlanes], before[kPlanes] = {};
     for (int k = 0; k < kPlanes; ++k) {
       first[k] = t.first_moment[at + k * n];
@@ -228,8 +228,8 @@ extern "C" __global__ void __launch_bounds__(128, 6)
 
 #define GNS_STEPPED_ARGUMENTS(k)                                                                                      \
   float *k, float *k##_first_moment, float *k##_second_moment, const float *k##_further, float k##_step,               \
-      float k##_inverse_root
-#define GNS_STEPPED(k) {k, k##_first_moment, k##_second_moment, k##_further, k##_step, k##_inverse_root}
+      float k##_inverse_root, float k##_keep
+#define GNS_STEPPED(k) {k, k##_first_moment, k##_second_moment, k##_further, k##_step, k##_inverse_root, k##_keep}
 
 extern "C" __global__ void __launch_bounds__(128, 4)
     project_backward_step(GNS_CAMERA_ARGUMENTS, int count, int sh_degree, int sh_stored, const int* tile_counts,

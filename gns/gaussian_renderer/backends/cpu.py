@@ -121,6 +121,7 @@ class CpuBackend:
             [group.tensors.arrays for group in groups],
             [group.rate for group in groups],
             [group.step for group in groups],
+            [group.decay for group in groups],
             beta1,
             beta2,
             epsilon,

@@ -55,7 +55,7 @@ BYTES_AN_INSTANCE = 48
 BYTES_A_SLOT = 16 + 30
 BYTES_A_PIXEL = 16 + 48
 
-_NO_TENSOR: tuple[Launchable, ...] = (0, None, None, None, None, 0.0, 0.0)  # of `adam`
+_NO_TENSOR: tuple[Launchable, ...] = (0, None, None, None, None, 0.0, 0.0, 0.0)  # of `adam`
 
 
 def blocks_of(items: int, size: int) -> int:
@@ -149,7 +149,7 @@ class GpuBackend:
         for group in groups[:most]:
             count = group.tensors.parameter.numel()
             blocks += blocks_of(count, table.ADAM_PART)
-            tensors += (count, *group.tensors.flat, *_corrected(group, beta1, beta2))
+            tensors += (count, *group.tensors.flat, *_factors(group, beta1, beta2))
         tensors += (most - len(groups)) * _NO_TENSOR
         self.kernels.launch("adam", (blocks,), *tensors, beta1, 1 - beta1, beta2, 1 - beta2, epsilon)
 
@@ -175,9 +175,9 @@ def stream_handle(device: torch.device) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
-def _corrected(group: AdamGroup, beta1: float, beta2: float) -> tuple[float, float]:
-    """rate / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ)."""
-    return group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step)
+def _factors(group: AdamGroup, beta1: float, beta2: float) -> tuple[float, float, float]:
+    """rate / (1 − β₁ᵗ), 1 / √(1 − β₂ᵗ) and 1 − decay."""
+    return group.rate / (1 - beta1**group.step), 1 / math.sqrt(1 - beta2**group.step), 1 - group.decay
 
 
 class _Space(Workspace):
@@ -426,7 +426,7 @@ class Rendering:
         stepped: list[Launchable] = []
         for group, further in zip(step.groups, step.further, strict=True):
             parameter, _, *moments = group.tensors.flat
-            stepped += (parameter, *moments, further, *_corrected(group, step.beta1, step.beta2))
+            stepped += (parameter, *moments, further, *_factors(group, step.beta1, step.beta2))
         self._launch_per_gaussian(
             "project_backward_step",
             *self._camera_arguments,

@@ -172,7 +172,8 @@ def _stepped(name: str, shape: str) -> tuple[Argument, ...]:
     return (
         *(_floats(f"{name}{part}", f"{shape}, changed") for part in ("", "_first_moment", "_second_moment")),
         _floats(f"{name}_further", f"{shape}, gradient by something else than the picture", optional=True),
-        *_scalars(torch.float32, f"{name}_step {name}_inverse_root"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+        # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ), 1 − decay
+        *_scalars(torch.float32, f"{name}_step {name}_inverse_root {name}_keep"),
     )
 
 
@@ -183,7 +184,7 @@ def _adam_tensor(k: int) -> tuple[Argument, ...]:
         _floats(f"gradient{k}", "[count], zeroed", optional=True),
         _floats(f"first_moment{k}", "[count]", optional=True),
         _floats(f"second_moment{k}", "[count]", optional=True),
-        *_scalars(torch.float32, f"step{k} inverse_root{k}"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ)
+        *_scalars(torch.float32, f"step{k} inverse_root{k} keep{k}"),  # rate/(1 − β₁ᵗ), 1/sqrt(1 − β₂ᵗ), 1 − decay
     )
 
 

@@ -111,6 +111,7 @@ class AdamGroup:
     rate: float  # step size
     step: int  # this group's steps, counted from 1; this one counts `merged` times
     merged: int = 1  # steps that this one stands for
+    decay: float = 0.0  # share of the parameter that it takes away, whatever the gradient and the rate
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,7 +82,7 @@ def dissimilarity(module: Any, arrays: Arrays) -> None:
 
 
 def adam(_: Any, arrays: Arrays) -> None:
-    native.load().adam([tuple(arrays.values())], [0.1], [1], 0.9, 0.999, 1e-15)
+    native.load().adam([tuple(arrays.values())], [0.1], [1], [0.0], 0.9, 0.999, 1e-15)
 
 
 @dataclass(frozen=True)
