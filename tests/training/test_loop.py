@@ -122,7 +122,7 @@ def test_every_date_has_its_iteration(scene: Scene, monkeypatch: pytest.MonkeyPa
     spy(edge_growth, "all_but_faintest", lambda opacities, fraction: fraction)
     spy(EdgeGrowth, "observe", lambda *_: True)
     spy(Population, "reset_opacities", lambda population, ceiling: ceiling)
-    spy(Population, "step", lambda population, names, rates, merged: (set(names), rates))
+    spy(Population, "step", lambda population, names, rates, *_: (set(names), rates))
     spy(EdgeGrowth, "densify", lambda rule, *arguments: rule.calendar.surveys_all_views(arguments[2]))
     spy(NaturalSelection, "pressure", lambda *_: True)
     spy(NaturalSelection, "prune_mask", lambda *_: True)

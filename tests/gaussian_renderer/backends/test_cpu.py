@@ -69,10 +69,10 @@ def test_a_loss_of_arrays_of_another_type_is_refused(field: str) -> None:
 def test_adam_of_arrays_of_another_type_is_refused(place: int) -> None:
     four = [np.ones(5, np.float32) for _ in range(4)]
     adam = native.load().adam
-    adam([tuple(four)], [0.1], [1], 0.9, 0.999, 1e-15)
+    adam([tuple(four)], [0.1], [1], [0.0], 0.9, 0.999, 1e-15)
     four[place] = four[place].astype(np.float64)
     with pytest.raises(TypeError):
-        adam([tuple(four)], [0.1], [1], 0.9, 0.999, 1e-15)
+        adam([tuple(four)], [0.1], [1], [0.0], 0.9, 0.999, 1e-15)
 
 
 @pytest.mark.parametrize(
