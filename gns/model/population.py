@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from gns.model.adam import BETA1, BETA2, EPSILON, AdamGroup, AdamTensors, Backwa
 from gns.scene import Gaussians
 from gns.scene.gaussians import GROUPS, as_planes
 from gns.utils.workspace import Workspace
+
+_NO_DECAY: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,7 @@ class Population:
         names: Iterable[str],
         rates: Mapping[str, float],
         merged: Mapping[str, int] | None = None,
-        decays: Mapping[str, float] | None = None,
+        decays: Mapping[str, float] = _NO_DECAY,
     ) -> None:
         """Let Adam apply, and zero, the gradients of the named groups. `rates` are step sizes by group.
 
@@ -331,12 +334,12 @@ class Population:
         for name in names:
             group, times = self._groups[name], merged[name] if merged else 1
             group.steps += times
-            due.append(AdamGroup(group.tensors, rates[name], group.steps, times, (decays or {}).get(name, 0.0)))
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, times, decays.get(name, 0.0)))
         adam_step(due)
         if len(due) == len(self._groups):
             self.gradients_are_zero = True
 
-    def step_in_backward(self, rates: Mapping[str, float], decays: Mapping[str, float] | None = None) -> BackwardStep:
+    def step_in_backward(self, rates: Mapping[str, float], decays: Mapping[str, float] = _NO_DECAY) -> BackwardStep:
         """The next step of the six groups that are drawn, counted here, for the backward pass of a rendering to take.
 
         Their gradients must be zero, and stay so. Trained extras are left to `step`.
@@ -345,7 +348,7 @@ class Population:
         for name in GROUPS:
             group = self._groups[name]
             group.steps += 1
-            due.append(AdamGroup(group.tensors, rates[name], group.steps, decay=(decays or {}).get(name, 0.0)))
+            due.append(AdamGroup(group.tensors, rates[name], group.steps, decay=decays.get(name, 0.0)))
         return BackwardStep(tuple(due), BETA1, BETA2, EPSILON)
 
     def state_dict(self) -> dict[str, Any]:

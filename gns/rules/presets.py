@@ -96,7 +96,7 @@ BETTER = Refinements(
     growth_share=0.4,
     growth_interval=50,
     weight_averaging=0.05,
-    sh_decay=1e-4,  # at twice that, what dense captures need of it goes too
+    sh_decay=1e-4,  # at twice that train490 lost 0.25 dB (docs/LOG.md)
 )
 # An iteration on the dense model takes about three times as long as one after selection. Where time and not iterations
 # are given, growth in a third of them leaves time for more of the others. In a quarter it is too short for many photos.

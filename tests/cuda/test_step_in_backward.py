@@ -147,7 +147,8 @@ def scene() -> Scene:
 
 
 def _config(method: str) -> Any:
-    return tiny_config(method=method, iterations=3_000, final_budget=None if method == "3dgs" else 100)
+    budget = None if method == "3dgs" else 100
+    return tiny_config(method=method, iterations=3_000, final_budget=budget, sh_decay=0.01)
 
 
 def _advanced(scene: Scene, method: str, after: int, iterations: int) -> State:
