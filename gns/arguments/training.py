@@ -105,7 +105,7 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the nine options that follow go before it",
+            + "; the ten options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
         ),
@@ -146,6 +146,14 @@ class Config(MachineConfig):
             "least iterations between two events of growth; a shorter run has them closer together than every 100",
             group="training",
             at_least=1,
+        ),
+    )
+    opacity_resets: int | None = field(
+        default=None,
+        metadata=option(
+            "how often all opacities are lowered while the model grows, at most; published: 4 times (fast 2)",
+            group="training",
+            at_least=0,
         ),
     )
     weight_averaging: float | None = field(

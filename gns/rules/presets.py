@@ -29,6 +29,7 @@ class Refinements:
     error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
     growth_interval: int = 1  # iterations from one event of growth to the next at least, however short the run
+    opacity_resets: int | None = None  # how many of the resets of all opacities there are, the first ones; None: all
     weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
     sh_decay: float = 0.0  # share of the harmonics above degree 0 that each step takes away
 
@@ -66,7 +67,8 @@ class Refinements:
             for growth in calendar.growths
         )
         spaced = tuple(growth.spaced(self.growth_interval) for growth in growths)
-        return replace(calendar, growths=spaced, by_error=self.error_growth)
+        resets = calendar.opacity_resets[: self.opacity_resets]
+        return replace(calendar, growths=spaced, by_error=self.error_growth, opacity_resets=resets)
 
     def _paced(self, calendars: Calendars) -> Calendars:
         """Growth in its share of the run, what follows as long as before, and the refinement in all that is left.
@@ -86,6 +88,7 @@ class Refinements:
 
 
 PUBLISHED = Refinements()
+# Opacities are lowered once while the model grows: more often, a short run spends its growth on bringing them back.
 # Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more. Of
 # these a short run would make more than it has use for: one of ten photos every 19 iterations, where it has 7,000.
 BETTER = Refinements(
@@ -95,6 +98,7 @@ BETTER = Refinements(
     error_growth=True,
     growth_share=0.4,
     growth_interval=50,
+    opacity_resets=1,
     weight_averaging=0.05,
     sh_decay=1e-4,  # at twice that train490 lost 0.25 dB (docs/LOG.md)
 )
