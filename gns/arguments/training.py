@@ -148,10 +148,11 @@ class Config(MachineConfig):
             at_least=1,
         ),
     )
-    opacity_resets: int | None = field(
+    reset_epochs: float | None = field(
         default=None,
         metadata=option(
-            "how often all opacities are lowered while the model grows, at most; published: 4 times (fast 2)",
+            "how often each photo is seen from one reset of all opacities to the next, at least: resets that come "
+            "sooner are left out; published: 0",
             group="training",
             at_least=0,
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from gns.rules.base import Chance, Rule, Stretch
@@ -87,6 +88,7 @@ class GrowthCalendar(Calendar):
     full_surveys: SomeDates  # the densify events here score over all training views instead of a few
     opacity_resets: SomeDates
     recovery_prunes: SomeDates
+    reset_epochs: float = 0.0  # how often each photo is seen from a reset to the next, or to growth's end, at least
     by_error: bool = False  # surveys look for where renderings are unlike the photos, not for the photos' edges
     early_cleanup_opacity: float = 0.02  # below this a Gaussian, started at 0.1, has been told to go
     opacity_reset_ceiling: float = 0.05
@@ -96,8 +98,22 @@ class GrowthCalendar(Calendar):
         """The growth whose statistics are being gathered at `it`."""
         return next((growth for growth in self.growths if it in growth.observe), None)
 
+    def resets(self, epoch: float) -> list[int]:
+        """Those of `opacity_resets` after which there is time enough; each photo is seen once in `epoch` iterations.
+
+        What was opaque comes back by the photos that show it: where each was seen once or twice the fog of faint
+        Gaussians is still there, and growth is aimed by it.
+        """
+        apart = self.reset_epochs * epoch
+        kept: list[int] = []
+        for it in self.opacity_resets:
+            end = next((growth.observe[-1] for growth in self.growths if it <= growth.observe[-1]), it)
+            if end - it >= apart and (not kept or it - kept[-1] >= apart):
+                kept.append(it)
+        return kept
+
     def acts(self, it: int) -> bool:
-        """Whether parameters or rows change at `it`."""
+        """Whether parameters or rows may change at `it`."""
         growth = self.growth(it)
         events = (self.early_cleanup, *self.recovery_prunes, *self.opacity_resets)
         return it in events or (growth is not None and it in growth.densify)
@@ -167,6 +183,10 @@ class EdgeGrowth(Rule[GrowthState]):
     chances = ("survey", "split")
     calendar: GrowthCalendar
 
+    @cached_property
+    def _resets(self) -> list[int]:
+        return self.calendar.resets(len(self.run.views) / self.run.team.size)
+
     def extras(self) -> Sequence[model.Extra]:
         return screen_gradients.EXTRAS
 
@@ -200,7 +220,7 @@ class EdgeGrowth(Rule[GrowthState]):
             population.keep(population.opacities >= calendar.early_cleanup_opacity)
         if it in calendar.recovery_prunes:
             population.keep(all_but_faintest(population.opacities, calendar.recovery_prune_fraction))
-        if it in calendar.opacity_resets:
+        if it in self._resets:
             population.reset_opacities(calendar.opacity_reset_ceiling)
         return state
 

@@ -29,7 +29,7 @@ class Refinements:
     error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
     growth_interval: int = 1  # iterations from one event of growth to the next at least, however short the run
-    opacity_resets: int | None = None  # how many of the resets of all opacities there are, the first ones; None: all
+    reset_epochs: float = 0.0  # how often each photo is seen from one reset of all opacities to the next, at least
     weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
     sh_decay: float = 0.0  # share of the harmonics above degree 0 that each step takes away
 
@@ -67,8 +67,7 @@ class Refinements:
             for growth in calendar.growths
         )
         spaced = tuple(growth.spaced(self.growth_interval) for growth in growths)
-        resets = calendar.opacity_resets[: self.opacity_resets]
-        return replace(calendar, growths=spaced, by_error=self.error_growth, opacity_resets=resets)
+        return replace(calendar, growths=spaced, by_error=self.error_growth, reset_epochs=self.reset_epochs)
 
     def _paced(self, calendars: Calendars) -> Calendars:
         """Growth in its share of the run, what follows as long as before, and the refinement in all that is left.
@@ -88,7 +87,8 @@ class Refinements:
 
 
 PUBLISHED = Refinements()
-# Opacities are lowered once while the model grows: more often, a short run spends its growth on bringing them back.
+# Opacities are not lowered again before they could come back: in a short run with many photos once; with few of them as
+# often as published, which keeps the space before their cameras clear.
 # Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more. Of
 # these a short run would make more than it has use for: one of ten photos every 19 iterations, where it has 7,000.
 BETTER = Refinements(
@@ -98,7 +98,7 @@ BETTER = Refinements(
     error_growth=True,
     growth_share=0.4,
     growth_interval=50,
-    opacity_resets=1,
+    reset_epochs=6.0,
     weight_averaging=0.05,
     sh_decay=1e-4,  # at twice that train490 lost 0.25 dB (docs/LOG.md)
 )

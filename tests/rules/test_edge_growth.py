@@ -343,6 +343,25 @@ def test_culls_and_resets_have_their_dates(it: int, left: list[float]) -> None:
     assert population.opacities.tolist() == pytest.approx(left)
 
 
+@pytest.mark.parametrize(
+    ("photos", "team", "lowered"),
+    [
+        (300, SINGLE, [3_000, 6_000, 9_000, 12_000]),  # ten epochs from one to the next
+        (301, SINGLE, [3_000, 9_000]),
+        (301, Team(0, 2), [3_000, 6_000, 9_000, 12_000]),  # two photos in each iteration
+    ],
+)
+def test_resets_wait_until_the_photos_were_seen(photos: int, team: Team, lowered: list[int]) -> None:
+    views = _views(1) * photos
+    rule = EdgeGrowth(tiny_run(B, views, team), replace(STANDARD, reset_epochs=9.99), NoOptions())
+    found = []
+    for it in (3_000, 6_000, 9_000, 12_000):
+        population = _population([0.0] * 5, torch.full([5], 2.0))
+        rule.edit(GrowthState(), population, it, _chance())
+        found += [it] if population.opacities.max() < 0.06 else []
+    assert found == lowered
+
+
 def test_all_but_the_faintest() -> None:
     opacities = torch.tensor([0.5, 0.1, 0.4, 0.2, 0.3, 0.9, 0.8, 0.7, 0.6])
     assert all_but_faintest(opacities, 0.2).tolist() == [True, False] + [True] * 7  # ⌊0.2·9⌋ = 1

@@ -87,13 +87,16 @@ def test_events_of_growth_keep_their_distance_in_short_runs() -> None:
     assert rarer.growths[0].densify == range(900, 14_901, 400)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("resets", "left"), [(None, 4), (0, 0), (1, 1), (9, 4)])
-def test_the_first_opacity_resets_stay(resets: int | None, left: int) -> None:
+def test_opacities_are_lowered_again_when_each_photo_was_seen_often_enough() -> None:
     published = METHODS["gns"].schedules["standard"]
-    growth, selection = Refinements(opacity_resets=resets).applied(published).rules
-    assert growth.opacity_resets == (3_000, 6_000, 9_000, 12_000)[:left]  # type: ignore[attr-defined]
-    everything_else = replace(growth, opacity_resets=published.rules[0].opacity_resets)  # type: ignore[call-arg, attr-defined]
-    assert (everything_else, selection) == published.rules
+    growth, selection = Refinements(reset_epochs=6.0).applied(published).rules
+    assert (replace(growth, reset_epochs=0.0), selection) == published.rules  # type: ignore[call-arg]
+    short = growth.scaled(0.1)
+    resets = [short.resets(photos) for photos in (0, 50, 51, 100, 101, 200, 201, 500)]  # type: ignore[attr-defined]
+    every_time, every_other = [300, 600, 900, 1_200], [300, 900]
+    # Growth ends at 1,500, for which the last of them may be too late as well.
+    assert resets == [every_time, every_time, [300, 900], every_other, [300], [300], [], []]
+    assert published.rules[0].scaled(0.1).resets(10**6) == every_time  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("share", [0.4, 0.5])
@@ -222,7 +225,7 @@ def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
         (["--growth-share", "0.05"], "--growth-share is 0.05: it must be from 0.1 to 0.7"),
         (["--growth-share", "0.75"], "--growth-share is 0.75: it must be from 0.1 to 0.7"),
         (["--growth-interval", "0"], "--growth-interval"),
-        (["--opacity-resets", "-1"], "--opacity-resets"),
+        (["--reset-epochs", "-1"], "--reset-epochs"),
         (["--weight-averaging", "-0.1"], "--weight-averaging is -0.1: it must be from 0 to 0.2"),
         (["--weight-averaging", "0.3"], "--weight-averaging is 0.3: it must be from 0 to 0.2"),
         (["--sh-decay", "-0.001"], "--sh-decay is -0.001: it must be from 0 to 0.01"),
