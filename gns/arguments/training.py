@@ -151,8 +151,8 @@ class Config(MachineConfig):
     reset_epochs: float | None = field(
         default=None,
         metadata=option(
-            "how often each photo is seen from one reset of all opacities to the next, at least: resets that come "
-            "sooner are left out; published: 0",
+            "how often each photo is seen from one reset of all opacities to the next, and to the end of growth, at "
+            "least: resets that leave less time are left out; published: 0",
             group="training",
         ),
     )
@@ -214,7 +214,7 @@ class Config(MachineConfig):
             raise UserError(f"--dense-model is {self.dense_model}: it must be from 0.5 to 10")
         if not 0.1 <= self.refinements.growth_share <= 0.7:  # beyond it a run would end before its selection
             raise UserError(f"--growth-share is {self.growth_share}: it must be from 0.1 to 0.7")
-        if not 0 <= self.refinements.reset_epochs <= 999:  # at fewer already no run has one
+        if not 0 <= self.refinements.reset_epochs <= 999:  # hardly a run sees its photos so often
             raise UserError(f"--reset-epochs is {self.reset_epochs}: it must be from 0 to 999")
         if not 0 <= self.refinements.weight_averaging <= 0.2:  # a mean over more is of a model on its way
             raise UserError(f"--weight-averaging is {self.weight_averaging}: it must be from 0 to 0.2")

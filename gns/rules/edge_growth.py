@@ -183,10 +183,6 @@ class EdgeGrowth(Rule[GrowthState]):
     chances = ("survey", "split")
     calendar: GrowthCalendar
 
-    @cached_property
-    def _resets(self) -> list[int]:
-        return self.calendar.resets(len(self.run.views) / self.run.team.size)
-
     def extras(self) -> Sequence[model.Extra]:
         return screen_gradients.EXTRAS
 
@@ -247,6 +243,10 @@ class EdgeGrowth(Rule[GrowthState]):
         if it > growth.survey_until and len(statistic) < growth.budget(it, self.run.budget):
             threshold /= growth.late_divisor
         return (statistic >= threshold).nonzero().squeeze(1)
+
+    @cached_property
+    def _resets(self) -> list[int]:
+        return self.calendar.resets(len(self.run.views) / self.run.team.size)
 
     def _scores(self, population: model.Population, growth: Growth, it: int, chance: Chance) -> Tensor:
         views = self.run.views

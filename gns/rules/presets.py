@@ -29,7 +29,7 @@ class Refinements:
     error_growth: bool = False  # by where renderings are unlike the photos, in place of the photos' edges
     growth_share: float = PUBLISHED_SHARE  # of the run, in which the model grows
     growth_interval: int = 1  # iterations from one event of growth to the next at least, however short the run
-    reset_epochs: float = 0.0  # how often each photo is seen from one reset of all opacities to the next, at least
+    reset_epochs: float = 0.0  # how often each photo is seen from a reset of all opacities to the next, at least
     weight_averaging: float = 0.0  # share of the run, at its end, over whose steps the model is the mean
     sh_decay: float = 0.0  # share of the harmonics above degree 0 that each step takes away
 
@@ -103,7 +103,7 @@ BETTER = Refinements(
     sh_decay=1e-4,  # at twice that train490 lost 0.25 dB (docs/LOG.md)
 )
 # An iteration on the dense model takes about three times as long as one after selection. Where time and not iterations
-# are given, growth in a quarter of them leaves time for more of the others.
+# are given, growth in a quarter of them leaves time for more of the others; where photos are many it costs some PSNR.
 QUICK = replace(BETTER, growth_share=0.25)
 
 # Until which share of the run photos are reduced how many times, and until which iteration at most. What is large and
