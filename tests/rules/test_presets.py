@@ -202,10 +202,10 @@ def test_a_preset_is_shorthand_for_options_and_options_go_before_it() -> None:
 
 
 def test_quick_is_shorter_unless_iterations_are_given() -> None:
-    assert parse_train([*BUDGET, "--preset", "quick"]).iterations == 10_800
-    assert parse_train([*BUDGET, "--preset", "quick", "--schedule", "fast"]).iterations == 5_400
+    assert parse_train([*BUDGET, "--preset", "quick"]).iterations == 10_200
+    assert parse_train([*BUDGET, "--preset", "quick", "--schedule", "fast"]).iterations == 5_100
     assert parse_train([*BUDGET, "--preset", "quick", "--iterations", "700"]).iterations == 700
-    assert gns.Config(final_budget=1000, preset="quick").iterations == 10_800
+    assert gns.Config(final_budget=1000, preset="quick").iterations == 10_200
 
 
 def test_the_run_keeps_what_the_preset_meant(tmp_path: Path) -> None:
