@@ -89,8 +89,9 @@ class Refinements:
 PUBLISHED = Refinements()
 # Opacities are not lowered again before they could come back: in a short run with many photos once; with few of them as
 # often as published, which keeps the space before their cameras clear.
-# Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more. Of
-# these a short run would make more than it has use for: one of ten photos every 19 iterations, where it has 7,000.
+# Growth ends a little sooner than published: its iterations cost most, and surveys of errors make them cost more. (In a
+# quarter of a short run it ends too soon where photos are many.) Of surveys a short run would make more than it has use
+# for: one of ten photos every 19 iterations, where it has 7,000.
 BETTER = Refinements(
     coarse_to_fine=True,
     larger_steps=True,
