@@ -105,9 +105,15 @@ class Config(MachineConfig):
         default=DEFAULT_PRESET,
         metadata=option(
             "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
-            + "; the ten options that follow go before it",
+            + "; the eleven options that follow go before it",
             group="training",
             choices=PRESETS.keys(),
+        ),
+    )
+    far_points: bool | None = field(
+        default=None,
+        metadata=option(
+            "start with points far away too, where photos show what no point explains, such as sky", group="training"
         ),
     )
     coarse_to_fine: bool | None = field(

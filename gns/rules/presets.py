@@ -22,6 +22,7 @@ PUBLISHED_SHARE = 0.5  # of the run, in which the model grows
 class Refinements:
     """What to do otherwise than published; as it stands here, nothing."""
 
+    far_points: bool = False  # start with points far away too, where photos show what no point explains
     coarse_to_fine: bool = False  # learn from reduced photos first
     larger_steps: bool = False  # of all parameters but opacities
     squared_error: bool = False  # in the loss, once growth is over
@@ -93,6 +94,7 @@ PUBLISHED = Refinements()
 # quarter of a short run it ends too soon where photos are many.) Of surveys a short run would make more than it has use
 # for: one of ten photos every 19 iterations, where it has 7,000.
 BETTER = Refinements(
+    far_points=True,
     coarse_to_fine=True,
     larger_steps=True,
     squared_error=True,

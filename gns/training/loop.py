@@ -27,6 +27,7 @@ from gns.model.population import Population
 from gns.rules import METHODS, Plan, optimisation_of, plan_of
 from gns.run_folder import RunFolder
 from gns.scene import Gaussians, Scene, View
+from gns.scene.far_points import with_far_points
 from gns.scene.gaussians import GROUPS
 from gns.scene.on_demand import AHEAD, memory_of
 from gns.scene.suggestion import suggested_budget
@@ -88,7 +89,7 @@ class Trainer:
         """
         fresh = TrainState.begin(
             self.plan,
-            self.scene,
+            self._start() if earlier is None else self.scene,
             seed=self.config.seed,
             sh_degree=self.config.sh_degree,
             antialiased=self.config.antialiasing,
@@ -107,6 +108,14 @@ class Trainer:
                 f"the checkpoint is of iteration {fresh.iteration}, past the end of the run: raise --iterations"
             )
         return fresh
+
+    def _start(self) -> Scene:
+        """The scene with all points to begin from: of those far away not more than a tenth of the budget."""
+        if not self.config.refinements.far_points:
+            return self.scene
+        budget = self.config.final_budget
+        most = None if budget is None else budget // 10
+        return replace(self.scene, points=with_far_points(self.scene.points, self.scene.train, self.scene.extent, most))
 
     def advance(self, state: TrainState, add_loss: AddLoss | None = None) -> None:
         """Train one iteration, changing `state`; `add_loss` is told all views and the loss of this process's own.

@@ -18,6 +18,7 @@ from gns.rules.presets import LARGER_STEPS
 from gns.run_folder import RunFolder
 from gns.team import SINGLE
 from gns.testing.tiny import tiny_config, tiny_scene
+from gns.training.loop import Trainer
 
 
 def tiny_plan(refinements: Refinements) -> Plan:
@@ -47,6 +48,22 @@ def test_paper_is_what_was_published() -> None:
     config = parse_train(BUDGET)
     assert (config.preset, config.iterations) == ("paper", 30_000)
     assert config.refinements == Refinements()
+
+
+def test_far_points_are_there_from_the_start_and_are_a_tenth_of_the_budget_at_most() -> None:
+    scene = tiny_scene()
+
+    def begun(**changes: Any) -> torch.Tensor:
+        return Trainer(tiny_config(**changes), scene).begin().population.gaussians.means
+
+    plain, few, all_of_them = begun(), begun(far_points=True), begun(far_points=True, final_budget=10_000)
+    assert len(plain) == len(scene.points.positions) == 120
+    assert len(few) == 120 + tiny_config().final_budget // 10 < len(all_of_them)  # type: ignore[operator]
+    for means in (few, all_of_them):
+        assert torch.equal(means[:120], plain)
+        assert means[120:].norm(dim=1).min() > 10 * scene.extent - 4.5 > plain.norm(dim=1).max()  # 4 to the cameras
+    unlimited = begun(far_points=True, final_budget=None, method="3dgs", rules={})
+    assert torch.equal(unlimited, all_of_them)
 
 
 def test_coarse_to_fine_reduces_photos_at_first() -> None:
