@@ -26,8 +26,8 @@ BEYOND = 1.5  # times the distance that a hundredth of the points exceed, at lea
 FARTHEST = 100.0  # in scene extents: those points may be wrong
 PHOTOS = 100  # to look at, evenly from all
 FEWEST_PHOTOS = 2  # that show a direction
-FREE_SHARE = 0.5  # of those, at least, with nothing near it
-REACH = 1 / 16  # of the picture's longer side: how far around it a point says what is there
+FREE_SHARE = 0.25  # of those, at least, with nothing near it
+REACH = 1 / 32  # of the picture's longer side: how far around it a point says what is there
 _MAP_SIDE = 128  # pixels on which this is told
 
 
