@@ -34,9 +34,9 @@ _MAP_SIDE = 128  # pixels on which this is told
 def with_far_points(points: PointCloud, views: Sequence[View], extent: float, most: int | None = None) -> PointCloud:
     """The `points` and, behind them, far ones in directions where photos show what no point explains.
 
-    In such a direction two photos or more look, and half of them or more have no point within a sixteenth of the
-    picture. What a mask hides is not looked at, and what is transparent is explained: it is the background. A far point
-    has the median colour of what it is seen in.
+    In such a direction two photos or more look, and a quarter of them or more have no point within a thirty-second of
+    the picture. What a mask hides is not looked at, and what is transparent is explained: it is the background. A far
+    point has the median colour of these photos there.
 
     Args:
         points: what is known, in the coordinates of `views`.

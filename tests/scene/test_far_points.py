@@ -20,7 +20,7 @@ def grey(positions: np.ndarray) -> PointCloud:
     return PointCloud(positions, np.full((len(positions), 3), 128, np.uint8))
 
 
-def in_a_box(low: tuple[float, float, float], high: tuple[float, float, float], count: int = 4_000) -> np.ndarray:
+def in_a_box(low: tuple[float, float, float], high: tuple[float, float, float], count: int = 10_000) -> np.ndarray:
     return np.random.default_rng(0).uniform(low, high, (count, 3))
 
 
@@ -64,8 +64,8 @@ def test_they_fill_the_sky_with_its_colour(views: list[View], ground: PointCloud
         assert (pixels[inside, 1] < HEIGHT / 2).all(), "the ground has points"
     pixels, _, inside = views[2].camera.project(far.positions)  # others look where no second photo does
     assert np.diff(np.sort(pixels[inside, 0]), prepend=0, append=WIDTH).max() < 5, "from one side to the other"
-    # Its sky, without what lies next to the ground, is 53 × 17 degrees, in which lattice points are 2.3 apart.
-    assert 130 < inside.sum() < 190
+    # Its sky, without what lies next to the ground, is 53 × 19 degrees, in which lattice points are 2.3 apart.
+    assert 150 < inside.sum() < 210
 
 
 @pytest.mark.parametrize(("farthest", "radius"), [(5.0, 10.0), (40.0, 60.0), (1e6, 100.0)])
@@ -102,17 +102,17 @@ def test_one_photo_is_not_enough(views: list[View], ground: PointCloud) -> None:
     assert len(with_far_points(ground, views[:1] * 2, EXTENT).positions) > len(ground.positions)
 
 
-@pytest.mark.parametrize(("hidden", "found"), [(0, True), (1, True), (2, True), (3, False), (4, False)])
-def test_half_of_the_photos_have_to_see_past_all_points(hidden: int, found: bool) -> None:
-    """Four cameras side by side look one way, and a wall of points stands before some of them."""
+@pytest.mark.parametrize(("hidden", "found"), [(0, True), (6, True), (7, False), (8, False)])
+def test_a_quarter_of_the_photos_has_to_see_past_all_points(hidden: int, found: bool) -> None:
+    """Eight cameras side by side look one way, and a wall of points stands before some of them."""
     views = []
-    for index in range(4):
+    for index in range(8):
         pose = np.eye(4)
         pose[0, 3] = -100.0 * index
         views.append(outdoors(Camera(WIDTH, HEIGHT, WIDTH, WIDTH, WIDTH / 2, HEIGHT / 2, pose, f"{index}.png")))
     walls = [in_a_box((100.0 * index - 2, -2, 2), (100.0 * index + 2, 2, 2.5)) for index in range(hidden)]
     points = grey(np.concatenate([[[0.0, 0.0, -1.0]], *walls]))  # the first is behind all of them
-    # So far away that the four look at the same directions.
+    # So far away that all of them look at the same directions.
     assert (with_far_points(points, views, 1e7) is not points) == found
 
 
@@ -126,7 +126,7 @@ def test_a_colour_is_the_median_of_the_photos(ground: PointCloud) -> None:
 def test_not_more_than_asked_for_and_these_all_over_the_sky(views: list[View], ground: PointCloud) -> None:
     far = far_ones(with_far_points(ground, views, EXTENT, most=20), ground)
     assert len(far.positions) == 20
-    spread = far.positions.std(axis=0) / with_far_points(ground, views, EXTENT).positions[4_000:].std(axis=0)
+    spread = far.positions.std(axis=0) / with_far_points(ground, views, EXTENT).positions[10_000:].std(axis=0)
     assert (spread > 0.7).all()
     assert with_far_points(ground, views, EXTENT, most=0) is ground
     many = far_ones(with_far_points(ground, views, EXTENT, most=10**6), ground)
