@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gns.scene.camera import Camera
+from gns.scene.layout import stray_cameras
 from gns.scene.points import PointCloud
 from gns.scene.view import View
 
@@ -47,7 +48,10 @@ def with_far_points(points: PointCloud, views: Sequence[View], extent: float, mo
     Returns:
         `points` itself where there is nothing to add. The same arguments give the same result.
     """
-    centre = np.mean([view.camera.center for view in views], axis=0)
+    centers = np.stack([view.camera.center for view in views])
+    stray = stray_cameras(centers)  # their photos show something else
+    centre = centers[~stray].mean(axis=0)
+    views = [view for view, is_stray in zip(views, stray, strict=True) if not is_stray]
     distances = np.linalg.norm(points.positions - centre, axis=1)
     reached = float(np.quantile(distances, 0.99)) if len(distances) else 0.0
     radius = min(max(DISTANCE * extent, BEYOND * reached), FARTHEST * extent)

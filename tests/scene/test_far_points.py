@@ -97,6 +97,16 @@ def test_what_is_masked_or_transparent_asks_for_none(views: list[View], ground: 
         np.testing.assert_array_equal(same.positions, plain)
 
 
+def test_a_camera_with_a_wrong_pose_changes_nothing(ground: PointCloud) -> None:
+    views = [outdoors(camera) for camera in cameras_on_an_arc(11, WIDTH, HEIGHT)]
+    pose = np.eye(4)
+    pose[:3, 3] = 0.0, 0.0, 1e5
+    lost = outdoors(replace(views[0].camera, world_to_camera=pose), (0, 0, 0))
+    with_it, without = (with_far_points(ground, all_of_them, EXTENT) for all_of_them in ([*views, lost], views))
+    np.testing.assert_array_equal(with_it.positions, without.positions)
+    np.testing.assert_array_equal(with_it.colors, without.colors)
+
+
 def test_one_photo_is_not_enough(views: list[View], ground: PointCloud) -> None:
     assert with_far_points(ground, views[:1], EXTENT) is ground
     assert len(with_far_points(ground, views[:1] * 2, EXTENT).positions) > len(ground.positions)
