@@ -1,9 +1,9 @@
 """Points far away, to start from where photos show what no point explains: sky, mostly.
 
-Structure from motion finds no points in a sky, and few on a smooth wall. What a model then fills it with comes from
-what lies near: it is stretched, hangs like fog before other cameras, and takes more Gaussians than a sky needs. Points
-on a distant sphere are a better start. (Kerbl et al. 2024, "A Hierarchical 3D Gaussian Representation", put a sphere of
-100,000 behind a scene; here there are some only where photos leave room, and selection may take them like any other.)
+Structure from motion finds no points in a sky, and few on a smooth wall. A model then has to fill it with descendants
+of what lies near, which cost Gaussians. Points on a distant sphere are a better start, by what docs/LOG.md measures.
+(Kerbl et al. 2024, "A Hierarchical 3D Gaussian Representation", put a sphere of 100,000 behind a scene; here there are
+some only where photos leave room, and selection takes those that nothing needs.)
 """
 
 from __future__ import annotations
