@@ -59,14 +59,14 @@ def with_far_points(points: PointCloud, views: Sequence[View], extent: float, mo
     looked, free = np.zeros(DIRECTIONS, np.int64), np.zeros(DIRECTIONS, np.int64)
     rows, colors = [], []
     for view in views[:: math.ceil(len(views) / PHOTOS)]:
-        counted, of_those_free, seen = _look(view.decoded(), points, sphere)
-        looked[counted] += 1
-        free[counted[of_those_free]] += 1
-        rows.append(counted[of_those_free])
-        colors.append(seen[of_those_free])
-    kept = np.flatnonzero((looked >= FEWEST_PHOTOS) & (free > 0) & (free >= FREE_SHARE * looked))
+        shown, unexplained, seen = _look(view.decoded(), points, sphere)
+        looked[shown] += 1
+        free[unexplained] += 1
+        rows.append(unexplained)
+        colors.append(seen)
+    kept = np.flatnonzero((looked >= FEWEST_PHOTOS) & (free >= FREE_SHARE * looked))
     if most is not None and len(kept) > most:
-        kept = kept[np.linspace(0, len(kept) - 1, most).astype(np.int64)] if most > 0 else kept[:0]
+        kept = kept[np.linspace(0, len(kept) - 1, most).astype(np.int64)]
     if not len(kept):
         return points
     return PointCloud(
@@ -85,8 +85,8 @@ def _directions(count: int) -> npt.NDArray[np.float64]:
 
 def _look(
     view: View, points: PointCloud, sphere: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.uint8]]:
-    """The rows of `sphere` [K] that the photo shows, which of them no point explains [K], and their colours [K, 3]."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """The rows of `sphere` that the photo shows, those of them that no point explains [K], and their colours [K, 3]."""
     camera = view.camera
     explained = _explained(camera, points)
     height, width = explained.shape
@@ -101,7 +101,7 @@ def _look(
     if view.alpha is not None:
         is_free &= view.alpha.numpy()[lines, columns] > 0
     photo = cv2.resize(view.image.numpy(), (width, height), interpolation=cv2.INTER_AREA)
-    return rows, is_free, photo[y, x]
+    return rows, rows[is_free], photo[y, x][is_free]
 
 
 def _explained(camera: Camera, points: PointCloud) -> npt.NDArray[np.bool_]:
